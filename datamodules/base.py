@@ -1,0 +1,369 @@
+"""What all data sets share: :class:`Sample`, the batch, and :class:`AnomalyDataModule`."""
+
+import hashlib
+import json
+import os
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypedDict
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.cache import Prepared, Store, content_digests, exclusive, open_store
+from datamodules.checks import find_leaks, refuse_destroyed_greys
+from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
+from datamodules.reading import SUFFIXES, Array, list_files
+from datamodules.records import Record, manifest_hash, manifest_rows
+from datamodules.validation import WithSyntheticAnomalies
+from zoo.errors import UserError
+
+PHANTOM_MARKER = "PHANTOM_DATA.json"
+
+
+class Sample(TypedDict, total=False):
+    """A batch of B images with C channels and the spatial size ``*S``: ``H, W`` or ``D, H, W``.
+
+    Attributes:
+        image: ``(B, C, *S)`` float32 in the DataModule's ``value_range``.
+        mask: ``(B, 1, *S)`` bool, the ground truth; absent where none is known.
+        label: ``(B,)`` int64, 1 = anomalous.
+        foreground: ``(B, 1, *S)`` bool: brain, body or field of view.
+        id: B names, unique in the split; ``path#012`` for slice 12 of a volume.
+        subject: B patients, empty where unknown.
+        spacing: ``(B, len(S))`` float32 mm; absent where unknown.
+        source: B absolute paths (prediction only).
+    """
+
+    image: Tensor
+    mask: Tensor
+    label: Tensor
+    foreground: Tensor
+    id: list[str]
+    subject: list[str]
+    spacing: Tensor
+    source: list[str]
+
+
+class AnomalyDataModule(LightningDataModule):
+    """Base of all data sets: phantom, cache, splits, checks and loaders.
+
+    A subclass writes :meth:`index`, which lists the files, and :meth:`preprocessing`, which reads one; and says its
+    :attr:`channels`. Training sees healthy images only. Validation shows held-out healthy images, once as they are and
+    once with a synthetic anomaly. Without ``root`` a phantom of the same layout is generated once and read.
+
+    Attributes:
+        value_range: the range of ``image``.
+        stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
+        predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
+        manifest: all records with their split, after :meth:`setup`.
+        store: the cache entry, after :meth:`setup`.
+    """
+
+    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    stored_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    phantom_name: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        image_size: int | tuple[int, ...] | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        bad_files: Literal["strict", "lenient"] = "strict",
+        val_fraction: float = 0.1,
+        max_val_images: int = 256,
+        phantom_preset: str = "smoke",
+    ) -> None:
+        """Remember the arguments; files are first touched by :meth:`setup`.
+
+        Args:
+            root: folder of the data; None generates a phantom.
+            image_size: side or sides in pixels.
+            batch_size: images per batch.
+            num_workers: loader processes; 0 is the fastest, because a batch is one read from the cache.
+            cache_dir: where prepared arrays and phantoms are kept; default ``$XDG_CACHE_HOME/uad-zoo``.
+            seed: of splits by rule, of the training order, of synthetic anomalies and of the phantom.
+            bad_files: ``strict`` stops at files that cannot be used, ``lenient`` leaves them out and lists them.
+            val_fraction: share of the healthy training subjects held out for validation where there is no official list.
+            max_val_images: validation uses at most so many healthy images, spread evenly over the held-out ones.
+            phantom_preset: ``smoke``, ``small``, ``demo`` or ``full-shape``.
+        """
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size must be at least 1, found {batch_size}")
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"data.val_fraction must be in [0, 1), found {val_fraction}")
+        self.root = None if root is None else Path(root).expanduser()
+        self.image_size = image_size
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.cache_dir = default_cache() if cache_dir is None else Path(cache_dir).expanduser()
+        self.bad_files, self.val_fraction, self.max_val_images = bad_files, val_fraction, max_val_images
+        self.phantom_preset = phantom_preset
+        self.predict_input: str | None = None
+        self.manifest: list[Record] = []
+        self.store: Store | None = None
+        self._folder: Path | None = None
+        self._predict: CachedImages | None = None
+
+    # ---- what a data set writes -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def index(self, root: Path) -> list[Record]:
+        """The records of ``root`` with their splits; labels in ``train`` and ``val`` are 0.
+
+        Raises:
+            UserError: the layout is not the expected one.
+        """
+
+    @abstractmethod
+    def preprocessing(self) -> Callable[[Record], Prepared]:
+        """A function that reads and preprocesses one record."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of ``image``."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """All options that decide the pixels."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Name of data set and variant, used for folders and tables."""
+        return self.phantom_name
+
+    def write_phantom(self, root: Path) -> None:
+        """Write the phantom in the official layout to ``root``."""
+        from datamodules import phantoms
+
+        phantoms.write(self.phantom_name, root, preset=self.phantom_preset, seed=self.seed)
+
+    # ---- what everybody reads -------------------------------------------------------------------------------------
+
+    @property
+    def spatial_size(self) -> tuple[int, ...]:
+        """The spatial size of ``image``.
+
+        Raises:
+            UserError: ``image_size`` is not set and the files do not tell it.
+        """
+        if self.image_size is None:
+            self.setup()
+            assert self.store is not None
+            return self.store.shape[1:]
+        return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(C, *S)``."""
+        return (self.channels, *self.spatial_size)
+
+    @property
+    def phantom(self) -> bool:
+        """True when the data are generated; everything derived from them must say so."""
+        return self.root is None or (self.root / PHANTOM_MARKER).is_file()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of all files, the splits and the preprocessing; the same on every machine."""
+        self.setup()
+        digests = content_digests((file for record in self.manifest for file in record.files), self.cache_dir)
+        content = [[record.id, [digests[file] for file in record.files]] for record in self.manifest]
+        parts = [self.name, self.parameters, manifest_hash(self.manifest), sorted(content), self.phantom]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def folder(self) -> Path:
+        """The folder that is read: ``root``, or the phantom, generated at the first call.
+
+        Raises:
+            UserError: ``root`` does not exist.
+        """
+        if self._folder is None:
+            if self.root is not None:
+                if not self.root.is_dir():
+                    raise UserError(
+                        f"data.root: no folder {self.root}; give the folder of the data, or none to run on a phantom"
+                    )
+                self._folder = self.root
+            else:
+                self._folder = self._generated()
+        return self._folder
+
+    def _generated(self) -> Path:
+        target = self.cache_dir / "phantoms" / f"{self.phantom_name}-{self.phantom_preset}-{self.seed}"
+        with exclusive(target.with_name(target.name + ".lock")):
+            if not (target / PHANTOM_MARKER).is_file():
+                part = target.with_name(f"{target.name}.part-{os.getpid()}")
+                self.write_phantom(part)
+                part.replace(target)
+        return target
+
+    # ---- Lightning ------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Generate the phantom and fill the cache."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Index, split, open the cache and check for leaks; does nothing the second time.
+
+        Raises:
+            UserError: files or layout cannot be used.
+        """
+        if self.store is not None:
+            return
+        records = self.index(self.folder())
+        _refuse_double_use(records)
+        self.store = self._open(records)
+        self.manifest = [record for position, record in enumerate(records) if position not in self.store.rejected]
+        self._records = records
+        if self.store.rejected:
+            warnings.warn(f"{len(self.store.rejected)} files left out, listed in {self.store.folder / 'rejected.csv'}")
+        self._check_splits()
+        refuse_destroyed_greys(self.store, str(self.folder()))
+        leaks = find_leaks(self.store, records)
+        if leaks:
+            warnings.warn(
+                f"{len(leaks)} images are in more than one split, for example {leaks[0]}; see `zoo data check`"
+            )
+
+    def _open(self, records: Sequence[Record]) -> Store:
+        return open_store(
+            self.name,
+            records,
+            self.preprocessing(),
+            cache_dir=self.cache_dir,
+            parameters=self.parameters,
+            value_range=self.stored_range,
+            bad_files=self.bad_files,
+        )
+
+    def _check_splits(self) -> None:
+        counts = {split: len(self._positions(split)) for split in ("train", "val", "test")}
+        if not counts["train"]:
+            raise UserError(f"{self.folder()}: no healthy image to train on")
+        if not counts["val"]:
+            warnings.warn(f"{self.folder()}: too few healthy images to hold some out, validation uses training images")
+
+    def _positions(self, split: str) -> Array:
+        """Positions in the store that belong to ``split``; anomalous slices never train or validate."""
+        assert self.store is not None
+        wanted = np.array([record.split == split for record in self._records], bool)[self.store.record]
+        if split in ("train", "val"):
+            wanted &= self.labels(np.arange(len(self.store))) == 0
+        return np.flatnonzero(wanted)
+
+    def labels(self, positions: Array) -> Array:
+        """Labels ``(n,)`` int64 of positions in the store, 1 = anomalous."""
+        assert self.store is not None
+        own = np.array([record.label for record in self._records], np.int64)[self.store.record[positions]]
+        decided = self.store.labels[positions].astype(np.int64)
+        return np.where(decided >= 0, decided, own)
+
+    def _images(self, store: Store, records: Sequence[Record], positions: Array, labels: Array) -> CachedImages:
+        owners = [records[number] for number in store.record[positions]]
+        slices = store.slices[positions]
+        ids = [o.id if s < 0 else f"{o.id}#{s:03d}" for o, s in zip(owners, slices, strict=True)]
+        known = bool((store.has_mask[positions] | (labels == 0)).all()) and bool(store.has_mask.any())
+        sources = [owner.image for owner in owners]
+        subjects = [owner.subject for owner in owners]
+        return CachedImages(store, positions, ids, subjects, labels, with_mask=known, sources=sources)
+
+    def dataset(self, split: str) -> CachedImages:
+        """The images of ``train``, ``val`` (healthy ones, without synthetic anomalies) or ``test``."""
+        self.setup()
+        assert self.store is not None
+        positions = self._positions(split)
+        if split == "val" and not len(positions):
+            positions = self._positions("train")
+        if split == "val" and len(positions) > self.max_val_images:
+            positions = positions[np.linspace(0, len(positions) - 1, self.max_val_images).round().astype(int)]
+        return self._images(self.store, self._records, positions, self.labels(positions))
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Healthy images, shuffled by seed and epoch, resumable in the middle of an epoch."""
+        dataset = self.dataset("train")
+        dataset.with_mask, dataset.sources = False, None
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+        return ResumableLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochOrder(len(dataset), self.seed, ranks, rank),
+            num_workers=self.num_workers,
+            collate_fn=keep_batch,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Held-out healthy images, as they are and with synthetic anomalies."""
+        return self._in_order(WithSyntheticAnomalies(self.dataset("val"), self.seed, self.value_range))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test set.
+
+        Raises:
+            UserError: there is none.
+        """
+        dataset = self.dataset("test")
+        if not len(dataset):
+            raise UserError(f"{self.folder()}: no test images")
+        return self._in_order(dataset)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The files of ``predict_input``, or the test set."""
+        return self.test_dataloader() if self.predict_input is None else self._in_order(self._predict_images())
+
+    def _predict_images(self) -> CachedImages:
+        if self._predict is None:
+            assert self.predict_input is not None
+            records = self.predict_records(Path(self.predict_input).expanduser())
+            store = self._open(records)
+            positions = np.arange(len(store))
+            self._predict = self._images(store, records, positions, np.zeros(len(store), np.int64))
+            self._predict.with_mask = False
+        return self._predict
+
+    def predict_records(self, path: Path) -> list[Record]:
+        """Records for a file or for all images below a folder.
+
+        Raises:
+            UserError: nothing there.
+        """
+        if path.is_file():
+            return [Record(path.name, str(path.resolve()), subject=path.name)]
+        files = list_files(path) if path.is_dir() else []
+        if not files:
+            raise UserError(f"{path}: no image found; readable are {', '.join(SUFFIXES)}")
+        return [Record(file.relative_to(path).as_posix(), str(file.resolve()), subject=file.name) for file in files]
+
+    def _in_order(self, dataset: CachedImages | WithSyntheticAnomalies) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=keep_batch, shuffle=False
+        )
+
+    def manifest_table(self) -> list[dict[str, str]]:
+        """Rows of the manifest: sample, split, label, group, source, mask."""
+        self.setup()
+        return manifest_rows(self.manifest)
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/uad-zoo``, usually ``~/.cache/uad-zoo``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uad-zoo"
+
+
+def _refuse_double_use(records: Sequence[Record]) -> None:
+    splits: dict[tuple[str, str], str] = {}
+    for record in records:
+        part = "" if record.index is None else record.id
+        first = splits.setdefault((record.image, part), record.split)
+        if first != record.split:
+            raise UserError(f"{record.image}: in {first} and in {record.split}; every file belongs to one split")

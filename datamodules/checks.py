@@ -1,0 +1,99 @@
+"""What can be wrong with a whole set: images in two splits, near-copies, destroyed grey levels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from datamodules.cache import Store
+from datamodules.reading import Array
+from datamodules.records import Record
+from zoo.errors import UserError
+
+MIN_GREY_LEVELS = 8
+_SEEN_IN_TRAINING = ("train", "val")
+
+
+def find_leaks(store: Store, records: Sequence[Record]) -> list[str]:
+    """Images or subjects that are in more than one split.
+
+    Args:
+        store: the cache entry of ``records``.
+        records: in the order of the store.
+
+    Returns:
+        list: one line per finding: same subject, or identical pixels after preprocessing.
+    """
+    found = []
+    subjects: dict[str, Record] = {}
+    for record in records:
+        first = subjects.setdefault(record.subject, record) if record.subject else record
+        if first.split != record.split:
+            found.append(f"subject {record.subject}: {first.id} ({first.split}) and {record.id} ({record.split})")
+    pixels: dict[bytes, Record] = {}
+    for position in np.flatnonzero(store.pixels.any(1)):
+        record = records[store.record[position]]
+        first = pixels.setdefault(store.pixels[position].tobytes(), record)
+        if first.split != record.split:
+            found.append(f"same pixels: {first.id} ({first.split}) and {record.id} ({record.split})")
+    return found
+
+
+def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) -> list[str]:
+    """Test images that look like a training image: correlation of z-normalised 16x16 thumbnails above ``limit``.
+
+    Args:
+        store: the cache entry of ``records``, of 2-D images that are no slices (slices of aligned brains are alike).
+        records: in the order of the store.
+        limit: smallest correlation that counts.
+
+    Returns:
+        list: one line per test image with its nearest training image.
+    """
+    splits = np.array([records[number].split for number in store.record])
+    train, test = np.flatnonzero(np.isin(splits, _SEEN_IN_TRAINING)), np.flatnonzero(splits == "test")
+    if not len(train) or not len(test):
+        return []
+    reference = thumbnails(store, train)
+    found = []
+    for start in range(0, len(test), 256):
+        chosen = test[start : start + 256]
+        correlation = thumbnails(store, chosen) @ reference.T
+        best = correlation.argmax(1)
+        for row, column in enumerate(best):
+            if correlation[row, column] > limit:
+                pair = records[store.record[chosen[row]]].id, records[store.record[train[column]]].id
+                found.append(f"{pair[0]} (test) looks like {pair[1]}: correlation {correlation[row, column]:.3f}")
+    return found
+
+
+def thumbnails(store: Store, positions: Array, side: int = 16) -> Array:
+    """Block means ``(n, C * side * side)`` of the images, each with mean 0 and length 1."""
+    rows = []
+    for start in range(0, len(positions), 256):
+        images = store.image(positions[start : start + 256])
+        for axis in (2, 3):
+            edges = np.linspace(0, images.shape[axis], side + 1).astype(int)[:-1]
+            counts = np.diff([*edges, images.shape[axis]])
+            sums = np.add.reduceat(images, edges, axis)
+            images = sums / counts.clip(1).reshape([-1 if a == axis else 1 for a in range(4)])
+        flat = images.reshape(len(images), -1)
+        flat = flat - flat.mean(1, keepdims=True)
+        rows.append(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-8))
+    return np.concatenate(rows).astype(np.float32)
+
+
+def refuse_destroyed_greys(store: Store, where: str) -> None:
+    """Refuse a set whose images hold almost no distinct values, as masks or thresholded exports do.
+
+    Raises:
+        UserError: fewer than 8 distinct values in all of the set.
+    """
+    values: set[float] = set()
+    for position in range(len(store)):
+        values.update(np.unique(store.images[position]).tolist())
+        if len(values) >= MIN_GREY_LEVELS:
+            return
+    raise UserError(
+        f"{where}: all images together hold only {len(values)} distinct values; these look like masks or thresholded "
+        "exports, give the original images"
+    )

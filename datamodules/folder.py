@@ -1,0 +1,205 @@
+"""The user's own images in folders."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import AnomalyDataModule
+from datamodules.cache import Prepared
+from datamodules.preprocessing import (
+    check_mask,
+    match_channels,
+    plain,
+    read_mask,
+    read_picture,
+    resize_image,
+    resize_mask,
+    to_unit,
+)
+from datamodules.reading import NIFTI, BadFile, list_files, read_nifti, suffix
+from datamodules.records import Record, held_out
+from zoo.errors import UserError
+
+LAYOUT = "train/normal, test/normal, test/anomalous and optionally masks"
+
+
+class Folder(AnomalyDataModule):
+    """``train/normal``, ``test/normal``, ``test/anomalous`` and optionally ``masks`` below one root.
+
+    Reads png, jpg, tif, bmp, npy, dcm and nii/nii.gz, the last ones slice by slice along the third axis as stored. A mask
+    has the stem of its image (``test/anomalous/a/x.png`` and ``masks/a/x.png``); any image type, or NIfTI for volumes.
+    Values are in [0, 1]: see :func:`~datamodules.preprocessing.read_picture`.
+    """
+
+    phantom_name = "folder"
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        intensity_range: tuple[float, float] | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        bad_files: str = "strict",
+        val_fraction: float = 0.1,
+        max_val_images: int = 256,
+        phantom_preset: str = "smoke",
+    ) -> None:
+        """See :class:`AnomalyDataModule` for the common arguments.
+
+        Args:
+            root: folder of the data; None generates a phantom.
+            image_size: side or (height, width); None keeps the files' size, which must then be one and the same.
+            in_channels: 1 or 3; None: 3 if the first training file is in colour.
+            intensity_range: values that become 0 and 1, for example (0, 4095) for 12-bit films; None: see above.
+            batch_size: images per batch.
+            num_workers: loader processes.
+            cache_dir: where prepared arrays are kept.
+            seed: see the base class.
+            bad_files: ``strict`` or ``lenient``.
+            val_fraction: share of the training images held out.
+            max_val_images: limit of the healthy validation images.
+            phantom_preset: size of the phantom.
+        """
+        super().__init__(
+            root=root,
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            seed=seed,
+            bad_files=bad_files,  # type: ignore[arg-type]
+            val_fraction=val_fraction,
+            max_val_images=max_val_images,
+            phantom_preset=phantom_preset,
+        )
+        if in_channels not in (None, 1, 3):
+            raise UserError(f"data.in_channels must be 1 or 3, found {in_channels}")
+        self.in_channels, self.intensity_range = in_channels, intensity_range
+        self._channels = in_channels
+
+    def write_phantom(self, root: Path) -> None:
+        """Discs on textured ground."""
+        from datamodules.shapes import write_folder
+
+        write_folder(root, self.seed)
+
+    def index(self, root: Path) -> list[Record]:
+        """Records by folder."""
+        groups = {name: _group(root, name) for name in ("train/normal", "test/normal", "test/anomalous")}
+        masks = root / "masks"
+        found = (
+            {p.relative_to(masks).with_suffix("").as_posix(): p for p in list_files(masks)} if masks.is_dir() else {}
+        )
+        train = [file.relative_to(root).as_posix() for file in groups["train/normal"]]
+        val = held_out(train, self.val_fraction, self.seed)
+        records = [_record(root, root / name, "val" if name in val else "train") for name in train]
+        records += [_record(root, file, "test") for file in groups["test/normal"]]
+        anomalous = root / "test" / "anomalous"
+        used = set()
+        for file in groups["test/anomalous"]:
+            stem = _stem(file, anomalous)
+            mask = found.get(stem, found.get(stem + "_mask", found.get(f"{stem}.nii")))
+            if found and mask is None and self.bad_files == "strict":
+                raise UserError(f"{file}: no mask {masks / stem}.*; add it, or remove the folder {masks}")
+            used.add(mask)
+            if mask is not None or not found:
+                records.append(_record(root, file, "test", label=1, mask=mask))
+        orphans = sorted(str(mask) for mask in found.values() if mask not in used)
+        if orphans and self.bad_files == "strict":
+            raise UserError(f"{orphans[0]}: no image of that name in {anomalous} ({len(orphans)} such masks)")
+        return records
+
+    def preprocessing(self) -> Callable[[Record], Prepared]:
+        """Read, scale, resize."""
+        size = None if self.image_size is None else self.spatial_size
+        return partial(prepare_file, size=size, channels=self.channels, bounds=self.intensity_range)
+
+    @property
+    def channels(self) -> int:
+        """As set, or as the first training file has."""
+        if self._channels is None:
+            file = _group(self.folder(), "train/normal")[0]
+            self._channels = 1 if suffix(file) in NIFTI else read_picture(str(file)).shape[-1]
+        return self._channels
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Size, channels and scaling."""
+        return plain(
+            {"image_size": self.image_size, "channels": self.channels, "intensity_range": self.intensity_range}
+        )
+
+
+def _group(root: Path, name: str) -> list[Path]:
+    folder = root / name
+    if not folder.is_dir():
+        deeper = sorted(str(inner.parents[len(Path(name).parts) - 1]) for inner in root.glob(f"*/{name}"))
+        hint = f"pass {deeper[0]} instead" if deeper else f"the folders {LAYOUT} are expected"
+        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:6]) or "nothing"
+        raise UserError(f"{root}: no folder {name} (found {found}); {hint}")
+    files = list_files(folder)
+    if not files:
+        raise UserError(f"{folder}: no image in it; readable are png, jpg, tif, bmp, npy, dcm, nii and nii.gz")
+    return files
+
+
+def _stem(file: Path, folder: Path) -> str:
+    name = file.relative_to(folder).as_posix()
+    return name[: -len(suffix(file))]
+
+
+def _record(root: Path, file: Path, split: str, label: int = 0, mask: Path | None = None) -> Record:
+    name = file.relative_to(root).as_posix()
+    return Record(name, str(file), split, label, mask=None if mask is None else str(mask))
+
+
+def prepare_file(
+    record: Record, *, size: tuple[int, ...] | None, channels: int, bounds: tuple[float, float] | None
+) -> Prepared:
+    """Read one picture, or a volume by slices, in [0, 1].
+
+    Args:
+        record: the file and its mask.
+        size: ``(H, W)``, None keeps the file's.
+        channels: 1 or 3.
+        bounds: values that become 0 and 1.
+
+    Raises:
+        BadFile: not decodable, or a mask that does not fit.
+    """
+    if suffix(record.image) in NIFTI:
+        return _prepare_volume(record, size, channels, bounds)
+    image = read_picture(record.image, bounds)
+    mask = None if record.mask is None else read_mask(record.mask)
+    if mask is not None and record.mask is not None:
+        check_mask(record.image, image, record.mask, mask)
+    target = image.shape[:2] if size is None else (size[0], size[1])
+    image = np.moveaxis(resize_image(match_channels(image, channels), target), -1, 0)
+    return Prepared(image[None], None if mask is None else resize_mask(mask, target)[None])
+
+
+def _prepare_volume(
+    record: Record, size: tuple[int, ...] | None, channels: int, bounds: tuple[float, float] | None
+) -> Prepared:
+    volume, affine = read_nifti(record.image, canonical=False)
+    target = volume.shape[:2] if size is None else (size[0], size[1])
+    planes = resize_image(to_unit(volume, bounds), target)  # slices are resized like channels
+    image = np.repeat(np.moveaxis(planes, -1, 0)[:, None], channels, axis=1)
+    mask = None
+    if record.mask is not None:
+        truth = read_nifti(record.mask, canonical=False)[0] > 0
+        if truth.shape != volume.shape:
+            raise BadFile(record.mask, f"shape {truth.shape}, its image has {volume.shape}", "give matching files")
+        mask = np.stack([resize_mask(truth[..., k], target) for k in range(truth.shape[-1])])
+    labels = None if mask is None else tuple(int(one.any()) for one in mask)
+    zoom = np.linalg.norm(affine[:3, :2], axis=0) * np.array(volume.shape[:2]) / np.array(target)
+    spacing = (float(zoom[0]), float(zoom[1]))
+    return Prepared(image, mask, None, labels, tuple(range(volume.shape[-1])), spacing)

@@ -1,0 +1,204 @@
+"""MedMNIST: the official ``.npz`` files, with a choice of which classes are normal."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import AnomalyDataModule
+from datamodules.cache import Prepared
+from datamodules.preprocessing import plain, resize_image
+from datamodules.reading import Array, BadFile, sniff
+from datamodules.records import Record
+from zoo.errors import UserError
+
+_PARTS = ("train", "val", "test")
+
+
+class MedMNIST(AnomalyDataModule):
+    """One 2-D subset of MedMNIST v2 (Yang et al., Scientific Data 2023) in [0, 1].
+
+    The official splits are kept; anomalous images of the training and validation parts are not used. ``root`` holds
+    ``<subset>.npz`` or ``<subset>_<side>.npz``. Anomalies are not outlined, so batches have no mask.
+    """
+
+    phantom_name = "medmnist"
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        subset: str = "pneumoniamnist",
+        normal_classes: tuple[int, ...] = (0,),
+        image_size: int | tuple[int, ...] | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        bad_files: str = "strict",
+        max_val_images: int = 256,
+    ) -> None:
+        """See :class:`AnomalyDataModule` for the common arguments.
+
+        Args:
+            root: folder of the ``.npz`` files, or one such file; None generates a phantom.
+            subset: name of the file without extension, for example ``pneumoniamnist`` or ``bloodmnist_64``.
+            normal_classes: labels that count as normal.
+            image_size: side or (height, width) to resize to; None keeps the file's.
+            batch_size: images per batch.
+            num_workers: loader processes.
+            cache_dir: where prepared arrays are kept.
+            seed: see the base class.
+            bad_files: ``strict`` or ``lenient``.
+            max_val_images: limit of the healthy validation images.
+        """
+        super().__init__(
+            root=None if root is None else str(_split_root(root)[0]),
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            seed=seed,
+            bad_files=bad_files,  # type: ignore[arg-type]
+            max_val_images=max_val_images,
+        )
+        named = None if root is None else _split_root(root)[1]
+        self.subset = named or subset.removesuffix(".npz")
+        if not normal_classes:
+            raise UserError("data.normal_classes is empty; name at least one class, for example [0]")
+        self.normal_classes = tuple(int(one) for one in normal_classes)
+        self._shape: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The subset."""
+        return self.subset
+
+    def write_phantom(self, root: Path) -> None:
+        """Discs on textured ground, 28 x 28, two classes."""
+        from datamodules.shapes import write_medmnist
+
+        write_medmnist(root, self.subset, self.seed)
+
+    def _generated(self) -> Path:
+        base, self.phantom_preset = self.phantom_preset, self.subset
+        try:
+            return super()._generated()
+        finally:
+            self.phantom_preset = base
+
+    def file(self) -> Path:
+        """The ``.npz`` that is read.
+
+        Raises:
+            UserError: not there.
+        """
+        folder = self.folder()
+        path = folder / f"{self.subset}.npz"
+        if not path.is_file():
+            others = sorted(one.name for one in folder.glob("*.npz"))
+            found = f"found {', '.join(others[:5])}" if others else "no .npz there"
+            raise UserError(
+                f"{path}: no such file ({found}); set data.subset, or download the subset from medmnist.com"
+            )
+        return path
+
+    def index(self, root: Path) -> list[Record]:
+        """One record per normal training and validation image and per test image."""
+        path = self.file()
+        arrays = _arrays(str(path), _stamp(path))
+        records = []
+        for part in _PARTS:
+            labels = arrays[f"{part}_labels"].reshape(len(arrays[f"{part}_images"]), -1)
+            if labels.shape[1] != 1:
+                raise UserError(f"{path}: {labels.shape[1]} labels an image; multi-label subsets have no normal class")
+            anomalous = ~np.isin(labels[:, 0], self.normal_classes)
+            if part == "train" and anomalous.all():
+                classes = ", ".join(map(str, np.unique(labels).tolist()))
+                raise UserError(f"{path}: no image of data.normal_classes {self.normal_classes}; classes are {classes}")
+            keep = np.arange(len(labels)) if part == "test" else np.flatnonzero(~anomalous)
+            records += [
+                Record(f"{path.stem}/{part}/{i:06d}", str(path), part, int(anomalous[i]), index=int(i)) for i in keep
+            ]
+        return records
+
+    def preprocessing(self) -> Callable[[Record], Prepared]:
+        """Pick, scale by 255, resize."""
+        size = None if self.image_size is None else self.spatial_size
+        return partial(prepare_item, size=size)
+
+    def predict_records(self, path: Path) -> list[Record]:
+        """Other image files, preprocessed like the ones of :class:`~datamodules.folder.Folder`."""
+        raise UserError("MedMNIST does not read single files; use --data Folder with the same --data.image_size")
+
+    @property
+    def channels(self) -> int:
+        """1 or 3, as the file has."""
+        return self._file_shape()[-1]
+
+    @property
+    def spatial_size(self) -> tuple[int, ...]:
+        """As set, or the file's."""
+        return self._file_shape()[:2] if self.image_size is None else super().spatial_size
+
+    def _file_shape(self) -> tuple[int, ...]:
+        if self._shape is None:
+            path = self.file()
+            shape = _arrays(str(path), _stamp(path))["train_images"].shape[1:]
+            self._shape = tuple(shape) if len(shape) == 3 else (*shape, 1)
+        return self._shape
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The size."""
+        return plain({"image_size": self.image_size})
+
+
+def _split_root(root: str) -> tuple[Path, str | None]:
+    path = Path(root).expanduser()
+    return (path.parent, path.stem) if path.suffix == ".npz" else (path, None)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=2)
+def _arrays(path: str, stamp: tuple[int, int]) -> dict[str, Array]:
+    sniff(path)
+    wanted = [f"{part}_{kind}" for part in _PARTS for kind in ("images", "labels")]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in wanted if key not in file.files]
+            if missing:
+                found = ", ".join(file.files[:6]) or "none"
+                raise BadFile(path, f"no array {missing[0]} (found {found})", "give an official MedMNIST .npz")
+            arrays = {key: file[key] for key in wanted}
+    except BadFile:
+        raise
+    except Exception as error:  # zip, zlib and header errors
+        raise BadFile(path, f"unreadable ({str(error)[:80]})", "fetch the file again") from error
+    for part in _PARTS:
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
+            raise BadFile(path, f"{part}_images is {images.dtype} {images.shape}", "a 2-D subset of uint8 is expected")
+        if len(labels) != len(images):
+            raise BadFile(path, f"{len(images)} {part} images and {len(labels)} labels", "fetch the file again")
+    return arrays
+
+
+def prepare_item(record: Record, *, size: tuple[int, ...] | None) -> Prepared:
+    """One image of the file in [0, 1].
+
+    Args:
+        record: file and index.
+        size: ``(H, W)`` or None.
+    """
+    part = record.id.split("/")[-2]
+    image = _arrays(record.image, _stamp(Path(record.image)))[f"{part}_images"][record.index]
+    image = (image if image.ndim == 3 else image[..., None]).astype(np.float32) / 255
+    target = image.shape[:2] if size is None else (size[0], size[1])
+    return Prepared(np.moveaxis(resize_image(image, target), -1, 0)[None])

@@ -1,0 +1,89 @@
+"""The manifest: which file belongs to which split, with which label; and the rules that divide files."""
+
+import csv
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("train", "val", "test", "predict")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One source image or volume.
+
+    Attributes:
+        id: path relative to the root; with ``#012`` appended for a part of a container file.
+        image: absolute path.
+        split: ``train``, ``val``, ``test`` or ``predict``.
+        label: 1 = anomalous. Preprocessing may decide anew, for example per slice.
+        subject: patient or volunteer, empty when unknown; no subject may be in two splits.
+        mask: absolute path of the ground truth, None when there is none.
+        index: position inside a container file.
+        boxes: ground truth as ``(x0, y0, x1, y1)`` in pixels of the file.
+        companions: absolute paths of further files that preprocessing reads.
+        source: the collection that the image comes from, empty when there is but one.
+    """
+
+    id: str
+    image: str
+    split: str = "predict"
+    label: int = 0
+    subject: str = ""
+    mask: str | None = None
+    index: int | None = None
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    companions: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that the record is made from."""
+        return (self.image, *([self.mask] if self.mask else []), *self.companions)
+
+
+def hash_order(ids: Iterable[str], seed: int) -> list[str]:
+    """Ids in an order that depends on nothing but the ids and the seed: sorted by SHA-256 of ``seed:id``."""
+    return sorted(ids, key=lambda one: hashlib.sha256(f"{seed}:{one}".encode()).hexdigest())
+
+
+def held_out(ids: Sequence[str], fraction: float, seed: int) -> set[str]:
+    """The part of ``ids`` kept for validation: ``fraction`` of them, at least one if there are two or more."""
+    unique = sorted(set(ids))
+    count = max(1, round(fraction * len(unique))) if len(unique) > 1 and fraction > 0 else 0
+    return set(hash_order(unique, seed)[:count])
+
+
+def manifest_rows(records: Iterable[Record]) -> list[dict[str, str]]:
+    """Rows of the manifest, sorted by split and id."""
+    ordered = sorted(records, key=lambda record: (SPLITS.index(record.split), record.id))
+    return [
+        {
+            "sample_id": record.id,
+            "split": record.split,
+            "label": str(record.label),
+            "group_id": record.subject,
+            "source": record.source,
+            "mask": "" if record.mask is None else Path(record.mask).name,
+        }
+        for record in ordered
+    ]
+
+
+def manifest_hash(records: Iterable[Record]) -> str:
+    """SHA-256 over split, id and label of all records: two runs with the same value used the same split."""
+    lines = [f"{row['split']},{row['sample_id']},{row['label']}" for row in manifest_rows(records)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def write_csv(rows: Sequence[dict[str, str]], path: Path, columns: Sequence[str]) -> None:
+    """Write ``rows`` to ``path``, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", newline="", delete=False) as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(stream.name, path)
