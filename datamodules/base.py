@@ -92,7 +92,7 @@ class AnomalyDataModule(LightningDataModule):
             cache_dir: where prepared arrays and phantoms are kept; default ``$XDG_CACHE_HOME/uad-zoo``.
             seed: of splits by rule, of the training order, of synthetic anomalies and of the phantom.
             bad_files: ``strict`` stops at files that cannot be used, ``lenient`` leaves them out and lists them.
-            val_fraction: share of the healthy training subjects held out for validation where there is no official list.
+            val_fraction: share of the healthy training subjects held out where there is no official list.
             max_val_images: validation uses at most so many healthy images, spread evenly over the held-out ones.
             phantom_preset: ``smoke``, ``small``, ``demo`` or ``full-shape``.
         """

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -295,7 +295,7 @@ def _write_entry(
         "foreground": not whole,
         "rejected": {position: str(problem) for position, problem in problems.items()},
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         "record": np.array(columns.record, np.int64),
         "labels": np.array(columns.labels, np.int8),
         "slices": np.array(columns.slices, np.int32),
@@ -317,7 +317,7 @@ _FILES = ("images", "masks", "foreground")
 
 
 def _append(
-    files: dict[str, IO[bytes]],
+    files: Mapping[str, IO[bytes]],
     columns: _Columns,
     position: int,
     result: Prepared,
@@ -406,4 +406,4 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 def _write_text(path: Path, text: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as stream:
         stream.write(text)
-    os.replace(stream.name, path)
+    Path(stream.name).replace(path)

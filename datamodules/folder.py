@@ -29,8 +29,8 @@ LAYOUT = "train/normal, test/normal, test/anomalous and optionally masks"
 class Folder(AnomalyDataModule):
     """``train/normal``, ``test/normal``, ``test/anomalous`` and optionally ``masks`` below one root.
 
-    Reads png, jpg, tif, bmp, npy, dcm and nii/nii.gz, the last ones slice by slice along the third axis as stored. A mask
-    has the stem of its image (``test/anomalous/a/x.png`` and ``masks/a/x.png``); any image type, or NIfTI for volumes.
+    Reads png, jpg, tif, bmp, npy, dcm and nii/nii.gz, the last ones slice by slice along the third axis as stored. A
+    mask has the stem of its image (``test/anomalous/a/x.png`` and ``masks/a/x.png``); any type, NIfTI for volumes.
     Values are in [0, 1]: see :func:`~datamodules.preprocessing.read_picture`.
     """
 
@@ -106,7 +106,7 @@ class Folder(AnomalyDataModule):
         used = set()
         for file in groups["test/anomalous"]:
             stem = _stem(file, anomalous)
-            mask = found.get(stem, found.get(stem + "_mask", found.get(f"{stem}.nii")))
+            mask = found.get(stem, found.get(stem + "_mask"))
             if found and mask is None and self.bad_files == "strict":
                 raise UserError(f"{file}: no mask {masks / stem}.*; add it, or remove the folder {masks}")
             used.add(mask)

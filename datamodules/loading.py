@@ -74,8 +74,8 @@ class CachedImages(Dataset[Batch]):
 class EpochOrder(DistributedSampler[int]):
     """A permutation that is a pure function of seed and epoch, dealt out to the ranks.
 
-    A DistributedSampler in name, so that Lightning leaves it in place and sets its epoch. Every rank gets the same number
-    of images; the permutation is continued from its start where that needs a few more.
+    A DistributedSampler in name, so that Lightning leaves it in place and sets its epoch. Every rank gets the same
+    number of images; the permutation is continued from its start where that needs a few more.
     """
 
     def __init__(self, length: int, seed: int, ranks: int = 1, rank: int = 0) -> None:
@@ -126,6 +126,6 @@ class ResumableLoader(DataLoader[Batch]):
         self._next_batch = state["next_batch"]
 
 
-def keep_batch(batch: Batch) -> Batch:
+def keep_batch(batch: Any) -> Any:
     """Collate function for batches that are gathered already."""
     return batch

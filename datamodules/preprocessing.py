@@ -84,8 +84,8 @@ def match_channels(image: Array, channels: int) -> Array:
 def read_mask(path: str) -> Array:
     """Ground truth from an image file: ``(H, W)`` bool.
 
-    Files that hold only 0 and small labels count every non-zero value; others (JPEG masks are not binary) are cut at half
-    of the type's range.
+    Files that hold only 0 and small labels count every non-zero value; others (JPEG masks are not binary) are cut at
+    half of the type's range.
 
     Raises:
         BadFile: not decodable.

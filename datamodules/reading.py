@@ -122,8 +122,7 @@ def read_raster(path: str | Path) -> Array:
             if image.format == "TIFF" and image.mode in ("RGB", "RGBA") and _tiff_depth(image) > 8:
                 return _read_tiff(path)
             image.load()
-            image = ImageOps.exif_transpose(image)
-            return _to_array(image)
+            return _to_array(ImageOps.exif_transpose(image))
     except BadFile:
         raise
     except UnidentifiedImageError as error:
@@ -269,7 +268,7 @@ def read_nifti(path: str | Path, *, canonical: bool) -> tuple[Array, Array]:
 
     sniff(path)
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         if canonical:
             image = nib.as_closest_canonical(image)
         values = np.asarray(image.dataobj, np.float32)

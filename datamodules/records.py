@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,4 +85,4 @@ def write_csv(rows: Sequence[dict[str, str]], path: Path, columns: Sequence[str]
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(stream.name, path)
+    Path(stream.name).replace(path)
