@@ -114,3 +114,233 @@ def check_mask(image_path: str, image: Array, mask_path: str, mask: Array) -> No
 def plain(options: dict[str, Any]) -> dict[str, Any]:
     """Options as JSON stores them, for cache keys."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
+# ---- brains -----------------------------------------------------------------------------------------------------------
+
+ATLAS_SHAPE = (240, 240, 155)
+ATLAS_SLICES = (55, 135)
+
+
+def equalise(values: Array, mask: Array | None = None, bins: int = 256) -> Array:
+    """Histogram equalisation as scikit-image's ``equalize_hist``: every value becomes its cumulative share.
+
+    Args:
+        values: any shape, float.
+        mask: voxels that make the histogram; None for all.
+        bins: of the histogram.
+
+    Returns:
+        Array: in (0, 1], same shape, float64.
+    """
+    counts, edges = np.histogram((values if mask is None else values[mask]).ravel(), bins)
+    centres = (edges[:-1] + edges[1:]) / 2
+    shares = counts.cumsum() / counts.sum()
+    return np.interp(values.ravel(), centres, shares).reshape(values.shape)
+
+
+def to_atlas_grid(volume: Array, affine: Array, brain: Array, order: int = 1) -> Array:
+    """The central 80 mm slab on the 1 mm grid of SRI24, ``(240, 240, 80)``: slices 55 to 134 of 155.
+
+    Volumes that are on that grid already are only cut. Others are resampled by the spacing of their header, the middle of
+    the brain's bounding box at the middle of the grid; they are not registered.
+
+    Args:
+        volume: ``(X, Y, Z)`` in canonical axes.
+        affine: of the volume, mm.
+        brain: ``(X, Y, Z)`` bool, decides the middle.
+        order: of the spline.
+    """
+    from scipy.ndimage import affine_transform
+
+    first, last = ATLAS_SLICES
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if volume.shape == ATLAS_SHAPE and np.allclose(spacing, 1, atol=1e-3):
+        return volume[:, :, first:last]
+    places = np.argwhere(brain)
+    middle = (places.min(0) + places.max(0)) / 2 if len(places) else (np.array(volume.shape) - 1) / 2
+    target_middle = (np.array(ATLAS_SHAPE) - 1) / 2
+    start = middle + (np.array([0, 0, first]) - target_middle) / spacing
+    shape = (*ATLAS_SHAPE[:2], last - first)
+    return affine_transform(volume.astype(np.float32), 1 / spacing, start, shape, order=order)
+
+
+def fae_slices(volume: Array, size: tuple[int, int]) -> Array:
+    """Steps 3 and 4 of the feature autoencoder (Meissen et al., MIDL 2022): centre crop to a square and resize.
+
+    Args:
+        volume: ``(X, Y, n)``.
+        size: ``(H, W)``.
+
+    Returns:
+        Array: ``(n, H, W)`` float32, linear interpolation with anti-aliasing along shrinking axes, range kept.
+    """
+    from skimage.transform import resize
+
+    slices = np.moveaxis(volume.astype(np.float32), 2, 0)
+    short = min(slices.shape[1:])
+    box = [slice((side - short) // 2, (side + short) // 2) for side in slices.shape[1:]]
+    return resize(slices[:, box[0], box[1]], (len(slices), *size), preserve_range=True).astype(np.float32)
+
+
+def fae_equalise(slices: Array) -> Array:
+    """Step 6 of the feature autoencoder: equalise the whole slab over its values > 0; background stays 0. float32."""
+    brain = slices > 0
+    return np.where(brain, equalise(slices, brain), 0).astype(np.float32) if brain.any() else slices
+
+
+def fae_labels(segmentation: Array, size: tuple[int, int]) -> Array:
+    """Label volume ``(X, Y, n)`` like the image, then cut at 0.4: ``(n, H, W)`` bool."""
+    return fae_slices(segmentation, size) > 0.4
+
+
+def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: float) -> tuple[Array, Array | None]:
+    """Brain preprocessing of the multi-task paper (Baugh et al., MICCAI 2023), before padding.
+
+    Brings the volume to 1 mm, z-scores every sequence over its values > 0, crops to the joint bounding box, halves.
+
+    Args:
+        sequences: ``(M, z, y, x)``, x to the left, y to the front, z up; background 0.
+        segmentation: ``(z, y, x)`` labels or None.
+        spacing: mm per voxel.
+
+    Returns:
+        tuple: ``(M, z', y', x')`` float64 at 2 mm, and the labels on the same grid.
+    """
+    from skimage.transform import resize
+
+    sequences = sequences.astype(np.float64)
+    if not np.isclose(spacing, 1):
+        sequences = np.stack([_resize_inside(sequence, spacing) for sequence in sequences])
+        if segmentation is not None:
+            segmentation = _nearest(segmentation, sequences.shape[1:])
+    for sequence in sequences:
+        brain = sequence > 0
+        if brain.any():
+            sequence[brain] = (sequence[brain] - sequence[brain].mean()) / (sequence[brain].std() + 1e-8)
+    places = np.argwhere((sequences != 0).any(0))
+    box = tuple(slice(low, high + 1) for low, high in zip(places.min(0), places.max(0), strict=True))
+    odd = [(0, (place.stop - place.start) % 2) for place in box]
+    sequences = np.pad(sequences[(slice(None), *box)], [(0, 0), *odd])
+    half = tuple(side // 2 for side in sequences.shape[1:])
+    low = np.stack([resize(sequence, half, order=1, anti_aliasing=True) for sequence in sequences])
+    if segmentation is None:
+        return low, None
+    return low, _nearest(np.pad(segmentation[box], odd), half)
+
+
+def _resize_inside(volume: Array, factor: float) -> Array:
+    from skimage.transform import resize
+
+    shape = np.array(volume.shape) * factor
+    weight = resize((volume > 0).astype(np.float64), shape, order=1, anti_aliasing=factor < 1)
+    value = resize(volume, shape, order=1, anti_aliasing=factor < 1)
+    return np.where(weight >= 0.5, value / np.maximum(weight, 0.5), 0)
+
+
+def _nearest(labels: Array, shape: tuple[int, ...]) -> Array:
+    from skimage.transform import resize
+
+    return resize(labels, shape, order=0, preserve_range=True, anti_aliasing=False).astype(labels.dtype)
+
+
+def pad_evenly(volume: Array, shape: tuple[int, ...]) -> Array:
+    """Zero-pad the last axes to ``shape``, an odd voxel at the end; larger axes are cut the same way."""
+    for axis, side in zip(range(volume.ndim - len(shape), volume.ndim), shape, strict=True):
+        excess = volume.shape[axis] - side
+        if excess > 0:
+            volume = np.take(volume, range(excess // 2, excess // 2 + side), axis)
+        else:
+            before = -excess // 2
+            widths = [(0, 0)] * volume.ndim
+            widths[axis] = (before, -excess - before)
+            volume = np.pad(volume, widths)
+    return volume
+
+
+# ---- chest films ------------------------------------------------------------------------------------------------------
+
+
+def multi_task_film(film: Dicom, size: tuple[int, int] = (256, 256)) -> Array:
+    """Film preprocessing of the multi-task paper: 512 first, window, equalise, invert, [-1, 1], then ``size``.
+
+    The header's rescaling is not applied and the aspect ratio not kept, as in the paper.
+
+    Args:
+        film: the file.
+        size: ``(H, W)``.
+
+    Returns:
+        Array: ``(H, W)`` float64 in [-1, 1].
+    """
+    from skimage.transform import resize
+
+    image = resize(film.pixels.astype(np.float64), (512, 512), order=3, anti_aliasing=True)
+    if film.window is not None:
+        centre, width = film.window
+        image = np.clip(image, centre - width / 2, centre + width / 2)
+    image = equalise(image)
+    if film.inverted:
+        image = image.max() - image
+    spread = float(np.ptp(image))
+    image = 2 * (image - image.min()) / (spread if spread > 0 else 1.0) - 1
+    return image if tuple(size) == (512, 512) else resize(image, size, order=3, anti_aliasing=True)
+
+
+def box_mask(boxes: tuple[tuple[float, ...], ...], file_size: tuple[int, int], size: tuple[int, int]) -> Array:
+    """Union of boxes ``(x0, y0, x1, y1)`` in pixels of the file on the grid of ``size``: ``(H, W)`` bool.
+
+    Edges are rounded half to even, the far ones excluded: a thin box can vanish.
+    """
+    mask = np.zeros(size, bool)
+    for x0, y0, x1, y1 in boxes:
+        columns = [round(x * size[1] / file_size[1]) for x in (x0, x1)]
+        rows = [round(y * size[0] / file_size[0]) for y in (y0, y1)]
+        mask[max(rows[0], 0) : max(rows[1], 0), max(columns[0], 0) : max(columns[1], 0)] = True
+    return mask
+
+
+def body(film: Array, threshold: float = 0.03) -> Array:
+    """Foreground of a film ``(H, W)``: all that is brighter than ``threshold`` of its range, filled, largest part."""
+    return largest_part(to_unit(film.astype(np.float32), (float(film.min()), float(film.max()))) > threshold)
+
+
+def largest_part(mask: Array) -> Array:
+    """The largest connected component with its holes filled; everything where the mask is empty."""
+    from scipy.ndimage import binary_fill_holes, label
+
+    parts, count = label(mask)
+    if count == 0:
+        return np.ones_like(mask, bool)
+    return binary_fill_holes(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
+
+
+# ---- endoscopy --------------------------------------------------------------------------------------------------------
+
+
+def field_of_view(frame: Array, threshold: float = 0.07) -> Array:
+    """Foreground of an endoscopic frame ``(H, W, 3)`` in [0, 1]: the largest bright part without the black surround."""
+    return largest_part(resize_image(frame.max(-1, keepdims=True), frame.shape[:2])[..., 0] > threshold)
+
+
+def crop_to_view(frame: Array, view: Array) -> tuple[slice, slice]:
+    """Rows and columns of the bounding box of the field of view, all of the frame if the view is tiny."""
+    rows, columns = np.flatnonzero(view.any(1)), np.flatnonzero(view.any(0))
+    if len(rows) * len(columns) < 0.2 * view.size:
+        return slice(0, frame.shape[0]), slice(0, frame.shape[1])
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def ccd_crop(frame: Array, size: tuple[int, int]) -> Array:
+    """Crop of constrained contrastive distribution learning (Tian et al., MICCAI 2021): 512, cut 45 to 475, ``size``."""
+    return resize_image(resize_image(frame, (512, 512))[45:475, 45:475], size)
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def imagenet_normalise(image: Array) -> Array:
+    """Subtract ImageNet's mean and divide by its standard deviation; ``(..., 3, H, W)`` in [0, 1] to about [-2.1, 2.6]."""
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image - mean) / std
