@@ -1,0 +1,145 @@
+"""Procedural stand-ins for data sets that may not be redistributed, written in the official layouts.
+
+`write` makes the files; the ordinary loaders read them. `PHANTOM_DATA.json` marks the root, and `_phantom_truth/` holds
+what real data lacks: exact healthy twins (same subject, same scan, no lesion) and exact masks, listed in `truth.csv`.
+Numbers obtained on phantoms say nothing about patients.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from datamodules.phantoms.storage import TRUTH, Result, Settings, Truth, write_csv
+
+#: Raised whenever the same arguments would give other pixels.
+VERSION = 1
+MARKER = "PHANTOM_DATA.json"
+PRESETS = ("smoke", "small", "demo", "full-shape")
+_BRAINS = ("hcp", "camcan", "ixi", "brats17", "brats20", "brats21", "brats23", "isles15", "mood_brain")
+_LAYOUTS = {
+    "hyper_kvasir": "hyper_kvasir",
+    "covidx": "covidx",
+    "vindr_cxr": "vindr_cxr",
+    **dict.fromkeys(_BRAINS, "brain_layouts"),
+    "mood_abdomen": "auxiliary",
+    "natural_images": "auxiliary",
+}
+NAMES: tuple[str, ...] = tuple(_LAYOUTS)
+
+
+def _layout(name: str) -> ModuleType:
+    return importlib.import_module(f"datamodules.phantoms.{_LAYOUTS[name]}")
+
+
+def _check(settings: Settings) -> None:
+    if settings.name not in NAMES:
+        raise ValueError(f"unknown phantom {settings.name!r}; choose from {', '.join(NAMES)}")
+    if settings.preset not in PRESETS:
+        raise ValueError(f"unknown preset {settings.preset!r}; choose from {', '.join(PRESETS)}")
+    if not settings.difficulty > 0:
+        raise ValueError(f"difficulty must be positive, found {settings.difficulty}; 1 is the calibrated default")
+    if settings.source_shift and settings.name != "covidx":
+        raise ValueError(f"source_shift exists for covidx only, not for {settings.name}")
+    if settings.layout != "official" and (settings.name, settings.layout) != ("hyper_kvasir", "igd"):
+        raise ValueError(f"unknown layout {settings.layout!r} of {settings.name}; 'igd' exists for hyper_kvasir only")
+
+
+def _marker(settings: Settings) -> dict[str, Any]:
+    marker: dict[str, Any] = {"synthetic": True, "generator_version": VERSION, **settings._asdict()}
+    if settings.name in _BRAINS:
+        from datamodules.phantoms.brain import anatomy_source
+
+        marker["anatomy"] = anatomy_source()
+    return marker
+
+
+def _is_written(root: Path, marker: dict[str, Any]) -> bool:
+    """True if `root` already holds exactly this phantom; an error if it holds anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    path = root / MARKER
+    if path.is_file() and json.loads(path.read_text()) == marker:
+        return True
+    found = "another phantom" if path.is_file() else "files that are no phantom"
+    raise FileExistsError(f"{root} holds {found}; nothing was written. Choose an empty or new folder")
+
+
+def _run(task: tuple[str, Path, Settings, Any]) -> Result:
+    module, root, settings, job = task
+    return importlib.import_module(module).render(root, settings, job)
+
+
+def _render_all(root: Path, settings: Settings, workers: int) -> list[Truth]:
+    layout = _layout(settings.name)
+    tasks = [(layout.__name__, root, settings, job) for job in layout.jobs(settings)]
+    if workers > 1:
+        # spawned, because forking a process that runs threads of torch may hang
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            results = list(pool.map(_run, tasks))
+    else:
+        results = [_run(task) for task in tasks]
+    layout.finish(root, settings, results)
+    return [row for result in results for row in result.truth]
+
+
+def write(
+    name: str,
+    root: str | Path,
+    preset: str = "smoke",
+    seed: int = 0,
+    *,
+    difficulty: float = 1.0,
+    workers: int = 1,
+    source_shift: bool = False,
+    layout: str = "official",
+) -> None:
+    """Write a phantom data set in its official layout; `root` appears at once when all files are complete.
+
+    A root that already holds the same phantom is left as it is.
+
+    Args:
+        name: one of `NAMES`.
+        root: new or empty folder.
+        preset: `smoke` (seconds), `small` (under a minute), `demo` (tens of minutes) or `full-shape` (few files of
+            official size).
+        seed: same seed, same data, whatever the number of workers.
+        difficulty: divides the contrast of lesions; 1 is calibrated, 2 is twice as faint.
+        workers: processes.
+        source_shift: covidx only: all positives from one hospital's devices, all test negatives from another's, as in
+            COVIDx 8B.
+        layout: `official`, or for hyper_kvasir `igd`, the repacked Colon_AD_public folder.
+
+    Raises:
+        ValueError: unknown name, preset or option.
+        FileExistsError: `root` holds other files.
+    """
+    settings = Settings(name, preset, seed, float(difficulty), source_shift, layout)
+    _check(settings)
+    root = Path(root)
+    marker = _marker(settings)
+    if _is_written(root, marker):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        truth = _render_all(folder, settings, workers)
+        write_csv(folder / TRUTH / "truth.csv", Truth._fields, truth)
+        (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+        folder.chmod(0o755)
+        try:
+            os.replace(folder, root)
+        except OSError:
+            # another process may have finished the same phantom first
+            if not _is_written(root, marker):
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
