@@ -64,8 +64,8 @@ class AnomalyDataModule(LightningDataModule):
         store: the cache entry, after :meth:`setup`.
     """
 
-    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    stored_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    value_range: tuple[float, float] = (0.0, 1.0)
+    stored_range: tuple[float, float] | None = (0.0, 1.0)
     phantom_name: ClassVar[str]
 
     def __init__(
@@ -142,6 +142,11 @@ class AnomalyDataModule(LightningDataModule):
         """Name of data set and variant, used for folders and tables."""
         return self.phantom_name
 
+    @property
+    def phantom_key(self) -> str:
+        """Everything but the seed that decides the phantom."""
+        return f"{self.phantom_name}-{self.phantom_preset}"
+
     def write_phantom(self, root: Path) -> None:
         """Write the phantom in the official layout to ``root``."""
         from datamodules import phantoms
@@ -199,7 +204,9 @@ class AnomalyDataModule(LightningDataModule):
         return self._folder
 
     def _generated(self) -> Path:
-        target = self.cache_dir / "phantoms" / f"{self.phantom_name}-{self.phantom_preset}-{self.seed}"
+        from datamodules.phantoms import VERSION
+
+        target = self.cache_dir / "phantoms" / f"{self.phantom_key}-v{VERSION}-{self.seed}"
         with exclusive(target.with_name(target.name + ".lock")):
             if not (target / PHANTOM_MARKER).is_file():
                 part = target.with_name(f"{target.name}.part-{os.getpid()}")

@@ -82,12 +82,10 @@ class MedMNIST(AnomalyDataModule):
 
         write_medmnist(root, self.subset, self.seed)
 
-    def _generated(self) -> Path:
-        base, self.phantom_preset = self.phantom_preset, self.subset
-        try:
-            return super()._generated()
-        finally:
-            self.phantom_preset = base
+    @property
+    def phantom_key(self) -> str:
+        """The subset: all subsets get the same pictures."""
+        return self.subset
 
     def file(self) -> Path:
         """The ``.npz`` that is read.

@@ -116,7 +116,7 @@ def plain(options: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 
-# ---- brains -----------------------------------------------------------------------------------------------------------
+# ---- brains ---------------------------------------------------------------------------------------------------------
 
 ATLAS_SHAPE = (240, 240, 155)
 ATLAS_SLICES = (55, 135)
@@ -142,8 +142,8 @@ def equalise(values: Array, mask: Array | None = None, bins: int = 256) -> Array
 def to_atlas_grid(volume: Array, affine: Array, brain: Array, order: int = 1) -> Array:
     """The central 80 mm slab on the 1 mm grid of SRI24, ``(240, 240, 80)``: slices 55 to 134 of 155.
 
-    Volumes that are on that grid already are only cut. Others are resampled by the spacing of their header, the middle of
-    the brain's bounding box at the middle of the grid; they are not registered.
+    Volumes that are on that grid already are only cut. Others are resampled by the spacing of their header, the middle
+    of the brain's bounding box at the middle of the grid; they are not registered.
 
     Args:
         volume: ``(X, Y, Z)`` in canonical axes.
@@ -258,7 +258,7 @@ def pad_evenly(volume: Array, shape: tuple[int, ...]) -> Array:
     return volume
 
 
-# ---- chest films ------------------------------------------------------------------------------------------------------
+# ---- chest films ----------------------------------------------------------------------------------------------------
 
 
 def multi_task_film(film: Dicom, size: tuple[int, int] = (256, 256)) -> Array:
@@ -315,7 +315,7 @@ def largest_part(mask: Array) -> Array:
     return binary_fill_holes(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
 
 
-# ---- endoscopy --------------------------------------------------------------------------------------------------------
+# ---- endoscopy ------------------------------------------------------------------------------------------------------
 
 
 def field_of_view(frame: Array, threshold: float = 0.07) -> Array:

@@ -1,0 +1,253 @@
+"""COVIDx CXR (Wang et al., Scientific Reports 2020): chest X-rays, by its list files."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from datamodules.base import AnomalyDataModule
+from datamodules.cache import Prepared
+from datamodules.layout import collect, locate
+from datamodules.preprocessing import body, match_channels, plain, read_picture, resize_image, resize_mask
+from datamodules.reading import BadFile
+from datamodules.records import Record, held_out
+from zoo.errors import UserError
+
+SOURCES = ("rsna", "rnsa", "cohen", "sirm", "actmed", "fig1", "ricord", "bimcv", "stonybrook")
+LABELS = ("normal", "negative", "pneumonia", "positive", "COVID-19", "level1", "level2")
+_IMAGES = (".png", ".jpg", ".jpeg")
+
+# training images, test images -> version
+VERSIONS = {
+    (16546, 210): "v1",
+    (13569, 231): "2",
+    (13670, 300): "3",
+    (13898, 300): "4",
+    (13958, 300): "5",
+    (14311, 200): "6",
+    (15111, 300): "7A",
+    (15464, 200): "7B",
+    (15599, 400): "8A",
+    (15952, 400): "8B",
+    (30130, 400): "9A",
+    (30482, 400): "9B (CXR-3)",
+    (67863, 8482): "CXR-4",
+}
+
+
+class Row(NamedTuple):
+    """One line of a list file."""
+
+    patient: str
+    file: str
+    label: str
+    source: str
+    line: int
+
+
+def parse_list(path: Path) -> tuple[list[Row], list[BadFile]]:
+    """Read ``patient file label [source]`` lines, from the right, because patient and file may contain spaces.
+
+    Returns:
+        tuple: the rows, and a problem for every line that is none.
+    """
+    rows, problems = [], []
+    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        tokens = text.split()
+        if not tokens:
+            continue
+        where = f"{path}:{number}"
+        source = tokens.pop() if tokens[-1].lower() in SOURCES else ""
+        if tokens[-1].lower().endswith(_IMAGES) or len(tokens) < 3:
+            problems.append(BadFile(where, f"'{text.strip()}'", "expected: patient file label [source]"))
+            continue
+        label = tokens.pop()
+        if label not in LABELS and tokens[-1] in LABELS:
+            known = ", ".join(SOURCES)
+            problems.append(BadFile(where, f"unknown source '{label}'", f"known are {known}"))
+            continue
+        if label not in LABELS:
+            problems.append(BadFile(where, f"unknown label '{label}'", f"known are {', '.join(LABELS)}"))
+            continue
+        start = next((i for i in range(1, len(tokens)) if " ".join(tokens[i:]).lower().endswith(_IMAGES)), None)
+        if start is None:
+            problems.append(
+                BadFile(where, f"no file name in '{text.strip()}'", "expected: patient file label [source]")
+            )
+            continue
+        # "COVID 1 COVID(1).png": the file name is the last token, the rest is the patient
+        rows.append(Row(" ".join(tokens[:-1]), tokens[-1], label, source.lower(), number))
+    return rows, problems
+
+
+class CovidX(AnomalyDataModule):
+    """Chest X-rays without COVID-19 against those with, by the official ``train.txt`` and ``test.txt``.
+
+    With ``variant: all_negatives`` and the lists of version 8B this is the set of MemMC-MAE: 13,794 negatives to train,
+    200 + 200 to test. Those negatives include pneumonia, and in the test list all positives come from one collection
+    (RICORD) and all negatives from another (RSNA): the score measures the scanner as well. ``variant: normal_only``
+    with the lists of version 8A trains on normal films and tests them against COVID-19 or, with ``anomaly:
+    pneumonia``, against pneumonia of the same source. Grey, [0, 1].
+    """
+
+    phantom_name = "covidx"
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        image_size: int | tuple[int, ...] = 224,
+        variant: Literal["all_negatives", "normal_only"] = "all_negatives",
+        anomaly: Literal["covid", "pneumonia"] = "covid",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        bad_files: Literal["strict", "lenient"] = "strict",
+        val_fraction: float = 0.1,
+        max_val_images: int = 256,
+        phantom_preset: str = "smoke",
+    ) -> None:
+        """See :class:`AnomalyDataModule` for the common arguments.
+
+        Args:
+            root: folder with ``train``, ``test``, ``train.txt`` and ``test.txt``.
+            image_size: side or (height, width).
+            variant: which images count as normal, see above.
+            anomaly: what is to be found; only with ``normal_only``.
+            batch_size: images per batch.
+            num_workers: loader processes.
+            cache_dir: where prepared arrays are kept.
+            seed: see the base class.
+            bad_files: ``strict`` or ``lenient``.
+            val_fraction: share of the training patients held out.
+            max_val_images: limit of the healthy validation images.
+            phantom_preset: size of the phantom.
+        """
+        super().__init__(
+            root=root,
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            seed=seed,
+            bad_files=bad_files,
+            val_fraction=val_fraction,
+            max_val_images=max_val_images,
+            phantom_preset=phantom_preset,
+        )
+        if anomaly == "pneumonia" and variant != "normal_only":
+            raise UserError("data.anomaly pneumonia needs data.variant normal_only: the other variant trains on it")
+        self.variant, self.anomaly = variant, anomaly
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """``covidx`` and what departs from the papers' choice."""
+        return "covidx" if self.variant == "all_negatives" else f"covidx_normal_only_{self.anomaly}"
+
+    def label_of(self, label: str) -> int | None:
+        """0 normal, 1 anomalous, None for images that this variant leaves out."""
+        if self.variant == "all_negatives":
+            return int(label in ("positive", "COVID-19", "level1", "level2"))
+        if label == "normal":
+            return 0
+        wanted = ("pneumonia",) if self.anomaly == "pneumonia" else ("COVID-19",)
+        return 1 if label in wanted else None
+
+    def index(self, root: Path) -> list[Record]:
+        """Records by the list files."""
+        root = locate(root, "train.txt", "COVIDx")
+        rows: dict[str, list[Row]] = {}
+        problems: list[BadFile] = []
+        for split in ("train", "test"):
+            path = locate(root, f"{split}.txt", "COVIDx") / f"{split}.txt"
+            rows[split], bad = parse_list(path)
+            problems += bad + _repeated(path, rows[split])
+        seen = {row.file: row for row in rows["train"]}
+        both = [row for row in rows["test"] if row.file in seen]
+        problems += [
+            BadFile(f"{root / 'test.txt'}:{row.line}", f"{row.file} is in train.txt too", "use lists of one version")
+            for row in both
+        ]
+        if self.variant == "normal_only" and not any(row.label == "normal" for row in rows["train"]):
+            raise UserError(f"{root / 'train.txt'}: no label 'normal'; normal_only needs a list of version 8A or 9A")
+        records: dict[str, Record] = {}
+        for split, listed in rows.items():
+            for row in listed:
+                record = self._record(root, split, row)
+                if record is not None and row not in both:
+                    records.setdefault(record.id, record)
+        missing = [record for record in records.values() if not Path(record.image).is_file()]
+        problems += [BadFile(record.image, "listed but absent", "download it again") for record in missing]
+        collect(problems, self.bad_files)
+        absent = {record.id for record in missing}
+        kept = [record for record in records.values() if record.id not in absent]
+        return self._hold_out(kept)
+
+    def _record(self, root: Path, split: str, row: Row) -> Record | None:
+        label = self.label_of(row.label)
+        if label is None or (split == "train" and label == 1):
+            return None
+        subject = f"{row.source}:{row.patient}"
+        name = f"{split}/{row.file}"
+        return Record(name, str(root / name), split, label, subject=subject, source=row.source)
+
+    def _hold_out(self, records: list[Record]) -> list[Record]:
+        tested = {record.subject for record in records if record.split == "test"}
+        free = [record.subject for record in records if record.split == "train" and record.subject not in tested]
+        val = held_out(free, self.val_fraction, self.seed)
+        return [
+            Record(**{**vars(record), "split": "val"}) if record.split == "train" and record.subject in val else record
+            for record in records
+        ]
+
+    def preprocessing(self) -> Callable[[Record], Prepared]:
+        """Grey, resize."""
+        height, width = self.spatial_size
+        return partial(prepare_xray, size=(height, width))
+
+    @property
+    def channels(self) -> int:
+        """Grey."""
+        return 1
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The size."""
+        return plain({"size": self.spatial_size})
+
+
+def _repeated(path: Path, rows: list[Row]) -> list[BadFile]:
+    labels: dict[str, Row] = {}
+    problems = []
+    for row in rows:
+        first = labels.setdefault(row.file, row)
+        if first.label != row.label:
+            found = f"{row.file} is {row.label}, in line {first.line} {first.label}"
+            problems.append(BadFile(f"{path}:{row.line}", found, "one label an image is expected"))
+    return problems
+
+
+def version(train: list[Row], test: list[Row]) -> str:
+    """The official version with these numbers of lines and kinds of labels, ``unknown`` if none has."""
+    found = VERSIONS.get((len(train), len(test)), "unknown")
+    counts = Counter(row.label for row in train)
+    return f"{found} ({', '.join(f'{count} {label}' for label, count in sorted(counts.items()))} to train)"
+
+
+def prepare_xray(record: Record, *, size: tuple[int, int]) -> Prepared:
+    """One X-ray from any picture format, grey in [0, 1], with the body as foreground.
+
+    Args:
+        record: the file.
+        size: ``(H, W)``.
+
+    Raises:
+        BadFile: not decodable.
+    """
+    image = match_channels(read_picture(record.image), 1)
+    foreground = resize_mask(body(image[..., 0]), size)
+    return Prepared(np.moveaxis(resize_image(image, size), -1, 0)[None], None, foreground[None])

@@ -1,0 +1,183 @@
+"""Hyper-Kvasir (Borgli et al., Scientific Data 2020): colonoscopy, healthy bowel against polyps."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from datamodules.base import AnomalyDataModule
+from datamodules.cache import Prepared
+from datamodules.layout import collect, locate
+from datamodules.preprocessing import (
+    ccd_crop,
+    check_mask,
+    crop_to_view,
+    field_of_view,
+    imagenet_normalise,
+    match_channels,
+    plain,
+    read_mask,
+    read_picture,
+    resize_image,
+    resize_mask,
+)
+from datamodules.reading import BadFile, list_files
+from datamodules.records import Record, hash_order, held_out
+
+Crop = Literal["view", "ccd", "none"]
+
+# folder names of the official release, followed by those of older ones
+_HEALTHY = (("cecum", "normal-cecum"), ("bbps-2-3",))
+_TRAIN, _TEST = 1600, 500
+
+
+class HyperKvasir(AnomalyDataModule):
+    """Healthy colonoscopy frames against polyps with their outlines, RGB.
+
+    Layouts: the papers' ``Colon_AD_public`` (``train_set``, ``test_set/normal_test``, ``test_set/abnormal_test``;
+    without outlines) if it is there, otherwise the official ``labeled-images`` and ``segmented-images``: cecum and
+    clean mucosa (bbps-2-3) are divided 1,600 : 500 by hash, all segmented polyps are tested. The papers' own list was
+    never published. Official frames carry no patient: near-copies of one examination can be on both sides (``zoo data
+    check`` lists them).
+    """
+
+    phantom_name = "hyper_kvasir"
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        image_size: int | tuple[int, ...] = 256,
+        crop: Crop = "view",
+        normalise: Literal["unit", "imagenet"] = "unit",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        bad_files: Literal["strict", "lenient"] = "strict",
+        val_fraction: float = 0.1,
+        max_val_images: int = 256,
+        phantom_preset: str = "smoke",
+    ) -> None:
+        """See :class:`AnomalyDataModule` for the common arguments.
+
+        Args:
+            root: folder with ``labeled-images`` and ``segmented-images``, or ``Colon_AD_public``.
+            image_size: side or (height, width).
+            crop: ``view`` cuts to the estimated field of view, ``ccd`` to the fixed frame of CCD, ``none`` keeps all.
+            normalise: ``unit`` gives [0, 1], ``imagenet`` subtracts ImageNet's mean and divides by its deviation.
+            batch_size: images per batch.
+            num_workers: loader processes.
+            cache_dir: where prepared arrays are kept.
+            seed: see the base class.
+            bad_files: ``strict`` or ``lenient``.
+            val_fraction: share of the training images held out.
+            max_val_images: limit of the healthy validation images.
+            phantom_preset: size of the phantom.
+        """
+        super().__init__(
+            root=root,
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            seed=seed,
+            bad_files=bad_files,
+            val_fraction=val_fraction,
+            max_val_images=max_val_images,
+            phantom_preset=phantom_preset,
+        )
+        self.crop, self.normalise = crop, normalise
+        if normalise == "imagenet":
+            self.value_range, self.stored_range = (-2.2, 2.7), None
+
+    def index(self, root: Path) -> list[Record]:
+        """Records of whichever layout is found."""
+        for level in (root, root / "Colon_AD_public"):
+            if (level / "train_set").is_dir():
+                return self._index_papers(level)
+        return self._index_official(locate(root, "labeled-images", "Hyper-Kvasir", ("", "hyper-kvasir")))
+
+    def _index_papers(self, root: Path) -> list[Record]:
+        train = [file.relative_to(root).as_posix() for file in list_files(root / "train_set")]
+        val = held_out(train, self.val_fraction, self.seed)
+        records = [Record(name, str(root / name), "val" if name in val else "train") for name in train]
+        for folder, label in (("normal_test", 0), ("abnormal_test", 1)):
+            files = list_files(root / "test_set" / folder)
+            records += [Record(file.relative_to(root).as_posix(), str(file), "test", label) for file in files]
+        return records
+
+    def _index_official(self, root: Path) -> list[Record]:
+        segmented = locate(root, "segmented-images", "Hyper-Kvasir") / "segmented-images"
+        lower = root / "labeled-images" / "lower-gi-tract"
+        folders = [path for path in lower.glob("*/*") if any(path.name in names for names in _HEALTHY)]
+        healthy = [file.relative_to(root).as_posix() for folder in folders for file in list_files(folder)]
+        tested = min(_TEST, round(len(healthy) * _TEST / (_TRAIN + _TEST)))
+        order = hash_order(healthy, self.seed)
+        test, train = order[:tested], order[tested : tested + _TRAIN]
+        val = held_out(train, self.val_fraction, self.seed)
+        records = [Record(name, str(root / name), "val" if name in val else "train") for name in sorted(train)]
+        records += [Record(name, str(root / name), "test") for name in sorted(test)]
+        masks = {file.stem: file for file in list_files(segmented / "masks")}
+        problems = []
+        for file in list_files(segmented / "images"):
+            mask = masks.get(file.stem)
+            if mask is None:
+                expected = segmented / "masks" / f"{file.stem}.jpg"
+                problems.append(BadFile(file, f"no mask {expected}", "unpack segmented-images again"))
+            else:
+                name = file.relative_to(root).as_posix()
+                records.append(Record(name, str(file), "test", 1, mask=str(mask)))
+        collect(problems, self.bad_files)
+        return records
+
+    def preprocessing(self) -> Callable[[Record], Prepared]:
+        """Crop, resize, normalise."""
+        height, width = self.spatial_size
+        return partial(prepare_frame, size=(height, width), crop=self.crop, imagenet=self.normalise == "imagenet")
+
+    @property
+    def channels(self) -> int:
+        """RGB."""
+        return 3
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Size, crop and normalisation."""
+        return plain({"size": self.spatial_size, "crop": self.crop, "normalise": self.normalise})
+
+
+def prepare_frame(record: Record, *, size: tuple[int, int], crop: Crop, imagenet: bool) -> Prepared:
+    """One frame with its field of view.
+
+    Args:
+        record: frame and mask.
+        size: ``(H, W)``.
+        crop: see :class:`HyperKvasir`.
+        imagenet: normalise with ImageNet's mean and deviation.
+
+    Raises:
+        BadFile: not decodable, or a mask of another shape. A mask of another size but equal aspect ratio is resized.
+    """
+    frame = match_channels(read_picture(record.image), 3)
+    mask = None if record.mask is None else read_mask(record.mask)
+    if mask is not None and record.mask is not None:
+        ratios = [shape[0] / shape[1] for shape in (mask.shape, frame.shape)]
+        if mask.shape != frame.shape[:2] and abs(ratios[0] / ratios[1] - 1) < 0.01:
+            mask = resize_mask(mask, frame.shape[:2])
+        check_mask(record.image, frame, record.mask, mask)
+    view = field_of_view(frame)
+    if crop == "ccd":
+        image = ccd_crop(frame, size)
+        planes = [
+            ccd_crop(one[..., None].astype(np.float32), size)[..., 0] >= 0.5 for one in (mask, view) if one is not None
+        ]
+    else:
+        box = crop_to_view(frame, view) if crop == "view" else (slice(None), slice(None))
+        image = resize_image(frame[box], size)
+        planes = [resize_mask(one[box], size) for one in (mask, view) if one is not None]
+    image = np.moveaxis(image, -1, 0)
+    image = imagenet_normalise(image) if imagenet else image
+    return Prepared(image[None], None if mask is None else planes[0][None], planes[-1][None])

@@ -1,0 +1,41 @@
+"""Find the expected folders below a root and say where they are if not there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.reading import BadFile
+from zoo.errors import UserError
+
+
+def locate(root: Path, wanted: str, title: str, levels: Sequence[str] = ("",)) -> Path:
+    """The folder that contains ``wanted``: ``root`` itself or one of the documented ``levels`` below it.
+
+    Args:
+        root: what the user gave.
+        wanted: name of a file or folder that must be there.
+        title: the data set, for the message.
+        levels: relative folders to look into.
+
+    Raises:
+        UserError: not found; the message names the place where it is, if it is up to three levels away.
+    """
+    for level in levels:
+        if (root / level / wanted).exists():
+            return root / level
+    for pattern in (f"*/{wanted}", f"*/*/{wanted}", f"*/*/*/{wanted}"):
+        for found in sorted(root.glob(pattern)):
+            if "_phantom_truth" not in found.parts:
+                raise UserError(f"{root}: no {wanted} of {title} there; found {found}: pass {found.parent}")
+    for parent in list(root.parents)[:2]:
+        if (parent / wanted).exists():
+            raise UserError(f"{root}: no {wanted} of {title} there; found {parent / wanted}: pass {parent}")
+    content = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
+    raise UserError(f"{root}: no {wanted} of {title} there (found {content}); give the folder that holds {wanted}")
+
+
+def collect(problems: list[BadFile], bad_files: str) -> None:
+    """Raise for problems found while indexing, in strict mode; in lenient mode they are the caller's to leave out."""
+    from datamodules.cache import list_problems
+
+    if problems and bad_files == "strict":
+        raise UserError(list_problems(problems))
