@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
-import os
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -136,7 +135,7 @@ def write(
         (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
         folder.chmod(0o755)
         try:
-            os.replace(folder, root)
+            folder.replace(root)
         except OSError:
             # another process may have finished the same phantom first
             if not _is_written(root, marker):

@@ -78,7 +78,7 @@ def mucosa(rng: Rng, shape: tuple[int, int], dirty: bool) -> Mucosa:
     base = np.array([0.90, 0.47, 0.34]) + np.array([0, 0.03, 0.04]) * rng.normal(0, 1)
     albedo = np.broadcast_to((base * np.exp(rng.normal(0, 0.05))).astype(np.float32), (height, width, 3))
     wide, narrow = field_2d(rng, shape, 6)[..., None], field_2d(rng, shape, 22)[..., None]
-    albedo = albedo * (1 + wide * np.float32([0.04, 0.09, 0.10])) * (1 + narrow * np.float32([0.02, 0.045, 0.05]))
+    albedo = albedo * (1 + wide * np.array([0.04, 0.09, 0.10], np.float32)) * (1 + narrow * np.array([0.02, 0.045, 0.05], np.float32))
     widths = ((0.55, 7, 10, 0.0050), (0.45, 14, 20, 0.0030), (0.25, 26, 36, 0.0022))
     lines = [share * _ridges(rng, shape, rng.uniform(low, high), short * w) for share, low, high, w in widths]
     vessels = np.clip(np.sum(lines, axis=0), 0, 1) * np.clip(0.5 + 0.7 * field_2d(rng, shape, 6), 0, 1)
@@ -141,8 +141,8 @@ def photograph(rng: Rng, wall: Mucosa, growth: Polyps | None) -> Array:
     if growth is not None:
         relief = relief * (1 - 0.7 * growth.weight) + growth.height
         vessels = vessels * (1 - 0.8 * growth.weight)
-        albedo = albedo * (1 + growth.weight[..., None] * np.float32([0.05, -0.17, -0.15]) * growth.colour)
-        albedo = albedo * (1 + growth.texture[..., None] * np.float32([0.4, 1, 1]))
+        albedo = albedo * (1 + growth.weight[..., None] * np.array([0.05, -0.17, -0.15], np.float32) * growth.colour)
+        albedo = albedo * (1 + growth.texture[..., None] * np.array([0.4, 1, 1], np.float32))
         shadow = growth.shadow
     slope_y, slope_x = np.gradient(ndimage.gaussian_filter(relief, 0.8), 2 / min(shape))
     ray_x, ray_y = -wall.x * 0.35, -wall.y * 0.35
@@ -153,11 +153,11 @@ def photograph(rng: Rng, wall: Mucosa, growth: Polyps | None) -> Array:
     lamp = 1.05 - 0.22 * ((wall.x - lamp_x) ** 2 + (wall.y - lamp_y) ** 2)
     light = cosine * (0.20 + 0.95 * falloff) * (0.35 + 0.65 * np.clip(wall.radius * 1.15, 0, 1)) * lamp
     light = light * (1 - 0.45 * shadow)
-    frame = albedo * (1 - vessels[..., None] * np.float32([0.16, 0.34, 0.32])) * light[..., None] * 1.25
+    frame = albedo * (1 - vessels[..., None] * np.array([0.16, 0.34, 0.32], np.float32)) * light[..., None] * 1.25
     film, speckle = wall.stool[..., None], 1 + 0.15 * field_2d(rng, shape, 70)[..., None]
-    frame = frame * (1 - film) + film * np.float32([0.62, 0.46, 0.16]) * (0.55 + 0.45 * light[..., None]) * speckle
+    frame = frame * (1 - film) + film * np.array([0.62, 0.46, 0.16], np.float32) * (0.55 + 0.45 * light[..., None]) * speckle
     shine = _specular(rng, (slope_x, slope_y), (ray_x, ray_y), falloff)
-    frame = frame * (1 - shine) + shine * np.float32([1.05, 1.03, 1.0])
+    frame = frame * (1 - shine) + shine * np.array([1.05, 1.03, 1.0], np.float32)
     blur = rng.uniform(0.5, 1.3) * min(shape) / 512
     frame = ndimage.gaussian_filter(frame, (blur, blur, 0), truncate=3)
     frame = (1 - np.exp(-1.35 * np.clip(frame, 0, None))) ** (1 / 1.12)

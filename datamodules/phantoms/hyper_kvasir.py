@@ -1,4 +1,4 @@
-"""Hyper-Kvasir's layout (`labeled-images`, `segmented-images`) and the Colon_AD_public layout of the one-class papers."""
+"""Hyper-Kvasir's layout (`labeled-images`, `segmented-images`) and the repacked Colon_AD_public layout."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ POLYPS = (LOWER, "pathological-findings", "polyps")
 class Job(NamedTuple):
     """One frame: its number among all frames, its official class, and its number among those of its kind."""
 
-    index: int
+    place: int
     organ: str
     group: str
     finding: str
@@ -98,7 +98,7 @@ def _boxes(mask: NDArray[np.bool_]) -> list[dict[str, int | str]]:
 
 def render(root: Path, settings: Settings, job: Job) -> Result:
     """Write one frame with its mask, twin and field of view."""
-    draw = (streams(settings.seed, "hyper_kvasir", job.index), streams(settings.seed, "hyper_kvasir", job.index))
+    draw = (streams(settings.seed, "hyper_kvasir", job.place), streams(settings.seed, "hyper_kvasir", job.place))
     choice = draw[0].annotation
     size = SIZES[int(choice.integers(3 if PRESETS[settings.preset][3] else len(SIZES)))]
     height = PRESETS[settings.preset][3] or size[0]
@@ -109,7 +109,7 @@ def render(root: Path, settings: Settings, job: Job) -> Result:
     frame, twin, mask, visible = frames(
         draw, shape, polyp=polyp, dirty=dirty, inset=inset, contrast=1 / settings.difficulty
     )
-    stem = _stem(settings, job.index)
+    stem = _stem(settings, job.place)
     paths = _paths(settings, job, stem)
     write_image(root / paths[0], frame, quality)
     for copy in paths[1:]:
