@@ -40,7 +40,8 @@ class BrainMRI(AnomalyDataModule):
     """Brain MRI as slices or volumes.
 
     ``mode: slices`` is the preprocessing of the feature autoencoder: the central 80 mm of the SRI24 grid, squared,
-    resized, equalised inside the brain; [0, 1]. ``mode: volumes`` is that of the multi-task paper: 1 mm, z-scores over the brain,
+    resized, equalised inside the brain; [0, 1]. ``mode: volumes`` is that of the multi-task paper: 1 mm, z-scores over
+    the brain,
     cropped, halved, padded to 80 x 112 x 80 (z, y, x with x to the left); about [-5, 5], background 0.
 
     Axes and spacing come from the headers. Volumes must be skull-stripped; nothing is registered, volumes that are not

@@ -332,7 +332,7 @@ def crop_to_view(frame: Array, view: Array) -> tuple[slice, slice]:
 
 
 def ccd_crop(frame: Array, size: tuple[int, int]) -> Array:
-    """Crop of constrained contrastive distribution learning (Tian et al., MICCAI 2021): 512, cut 45 to 475, ``size``."""
+    """Fixed crop of CCD (Tian et al., MICCAI 2021): resize to 512, cut 45 to 475, resize to ``size``."""
     return resize_image(resize_image(frame, (512, 512))[45:475, 45:475], size)
 
 
@@ -341,6 +341,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def imagenet_normalise(image: Array) -> Array:
-    """Subtract ImageNet's mean and divide by its standard deviation; ``(..., 3, H, W)`` in [0, 1] to about [-2.1, 2.6]."""
+    """Subtract ImageNet's mean, divide by its deviation; ``(..., 3, H, W)`` in [0, 1] to about [-2.1, 2.6]."""
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (image - mean) / std

@@ -14,13 +14,15 @@ import numpy as np
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
 from datamodules.layout import collect, locate
-from datamodules.preprocessing import body, box_mask, multi_task_film, plain, resize_mask
-from datamodules.reading import DICOM, BadFile, Dicom, read_dicom, read_picture, suffix
+from datamodules.preprocessing import body, box_mask, multi_task_film, plain, read_picture, resize_mask
+from datamodules.reading import DICOM, BadFile, Dicom, read_dicom, suffix
 from datamodules.records import Record, hash_order, held_out
 from zoo.errors import UserError
 
 Box = tuple[float, float, float, float]
 NO_FINDING = "No finding"
+# of the whole film, never boxed
+_GLOBAL = (NO_FINDING, "COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "Other disease")
 _LEVELS = ("", "1.0.0", "vindr-cxr/1.0.0", "physionet.org/files/vindr-cxr/1.0.0")
 
 
@@ -106,11 +108,10 @@ class VinDrCXR(AnomalyDataModule):
         if self.split == "own":
             test_boxes, more = read_boxes(root / "annotations" / "annotations_test.csv")
             problems += more
-            train, normal, abnormal = healthy, [], []
+            train = healthy
             tested = [("test", film, test_boxes[film]) for film in sorted(test_boxes)]
         else:
-            lists = self._lists(healthy, [film for film in everything if boxes.get(film)])
-            train, normal, abnormal = lists
+            train, normal, abnormal = self._lists(healthy, [film for film in everything if boxes.get(film)])
             tested = [("train", film, boxes.get(film, ())) for film in [*normal, *abnormal]]
         collect(problems, self.bad_files)
         return self._listed(root, train, tested)
@@ -192,7 +193,7 @@ def read_boxes(path: Path) -> tuple[dict[str, tuple[Box, ...]], list[BadFile]]:
     problems = []
     for number, row in enumerate(_table(path, ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")), 2):
         film = found[row["image_id"]]
-        if row["class_name"] == NO_FINDING:
+        if row["class_name"] in _GLOBAL:
             continue
         corners = [_number(row[key]) for key in ("x_min", "y_min", "x_max", "y_max")]
         if any(math.isnan(value) for value in corners):
