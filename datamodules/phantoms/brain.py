@@ -156,7 +156,9 @@ def _sample(axes: Axes, shift: list[Array], matrix: NDArray[np.float64], offset:
     """Grey, white and brain maps at the displaced coordinates."""
     grid = np.meshgrid(*axes, indexing="ij", sparse=True)
     moved = [(grid[axis] + shift[axis]).astype(np.float32) for axis in range(3)]
-    voxel = np.stack([sum(np.float32(matrix[i, j]) * moved[j] for j in range(3)) + np.float32(offset[i]) for i in range(3)])
+    voxel = np.stack(
+        [sum(np.float32(matrix[i, j]) * moved[j] for j in range(3)) + np.float32(offset[i]) for i in range(3)]
+    )
     return [ndimage.map_coordinates(one, voxel, order=1, mode="constant", prefilter=False) for one in tissue_maps()]
 
 
@@ -343,7 +345,9 @@ def scan(
             signal = _paint(paint, signal, tissue, lesion, sequence, means, contrast)
         if skull:
             signal = np.where(tissue.brain, signal, _skull(rng, tissue, sequence))
-        signal = ndimage.gaussian_filter(signal.astype(np.float32), np.array(domain.blur) / tissue.spacing, truncate=2.5)
+        signal = ndimage.gaussian_filter(
+            signal.astype(np.float32), np.array(domain.blur) / tissue.spacing, truncate=2.5
+        )
         signal = signal * np.exp(field_3d(rng, tissue.axes, 75, domain.bias))
         level = domain.noise * rng.uniform(0.7, 1.4)
         real, imaginary = (level * rng.standard_normal(signal.shape, dtype=np.float32) for _ in range(2))

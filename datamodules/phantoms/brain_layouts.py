@@ -39,7 +39,9 @@ class Spec(NamedTuple):
     domain: Domain
 
 
-def _grid(shape: tuple[int, int, int], diagonal: tuple[float, float, float], origin: tuple[float, float, float]) -> Grid:
+def _grid(
+    shape: tuple[int, int, int], diagonal: tuple[float, float, float], origin: tuple[float, float, float]
+) -> Grid:
     affine = np.diag([*diagonal, 1.0])
     affine[:3, 3] = origin
     return Grid(shape, affine)
@@ -47,7 +49,9 @@ def _grid(shape: tuple[int, int, int], diagonal: tuple[float, float, float], ori
 
 _BRATS = Spec(_grid((240, 240, 155), (-1, -1, 1), (0, 239, 0)), (-119.5, 119.5, 72.0), BRATS)
 #: IXI's T1 is stored posterior-superior-right, 1.2 mm sagittal.
-_IXI_T1 = Grid((256, 256, 150), np.array([[0, 0, 1.2, -89.4], [-0.94, 0, 0, 119.8], [0, 0.94, 0, -119.8], [0, 0, 0, 1.0]]))
+_IXI_T1 = Grid(
+    (256, 256, 150), np.array([[0, 0, 1.2, -89.4], [-0.94, 0, 0, 119.8], [0, 0.94, 0, -119.8], [0, 0, 0, 1.0]])
+)
 SPECS = {
     "hcp": Spec(_grid((260, 311, 260), (-0.7, 0.7, 0.7), (90, -126, -72)), (0, -18, 8), HCP),
     "camcan": Spec(_grid((192, 256, 256), (1, 1, 1), (-95.5, -127.5, -127.5)), (0, 0, 0), AGEING),
@@ -80,7 +84,10 @@ def jobs(settings: Settings) -> list[Job]:
     if settings.name.startswith("brats"):
         return [Job(place, "lgg" if place % 4 == 2 else "hgg") for place in range(brats)]
     if settings.name == "mood_brain":
-        return [*(Job(place, None) for place in range(healthy)), *(Job(healthy + k, "hgg" if k % 2 else None) for k in range(4))]
+        return [
+            *(Job(place, None) for place in range(healthy)),
+            *(Job(healthy + k, "hgg" if k % 2 else None) for k in range(4)),
+        ]
     return [Job(place, None) for place in range(healthy)]
 
 
@@ -194,7 +201,9 @@ def _brats_case(settings: Settings, job: Job) -> tuple[str, str]:
     if settings.name == "brats17":
         letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
         site = ("CBICA", "TCIA", "2013")[place % 3]
-        number = {"CBICA": f"A{letters[place // 26 % 26]}{letters[place % 26]}", "TCIA": f"{101 + place}"}.get(site, str(2 + place))
+        number = {"CBICA": f"A{letters[place // 26 % 26]}{letters[place % 26]}", "TCIA": f"{101 + place}"}.get(
+            site, str(2 + place)
+        )
         case = f"Brats17_{site}_{number}_1"
         return f"{'LGG' if job.lesion == 'lgg' else 'HGG'}/{case}", case
     case = {

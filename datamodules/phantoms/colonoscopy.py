@@ -78,7 +78,11 @@ def mucosa(rng: Rng, shape: tuple[int, int], dirty: bool) -> Mucosa:
     base = np.array([0.90, 0.47, 0.34]) + np.array([0, 0.03, 0.04]) * rng.normal(0, 1)
     albedo = np.broadcast_to((base * np.exp(rng.normal(0, 0.05))).astype(np.float32), (height, width, 3))
     wide, narrow = field_2d(rng, shape, 6)[..., None], field_2d(rng, shape, 22)[..., None]
-    albedo = albedo * (1 + wide * np.array([0.04, 0.09, 0.10], np.float32)) * (1 + narrow * np.array([0.02, 0.045, 0.05], np.float32))
+    albedo = (
+        albedo
+        * (1 + wide * np.array([0.04, 0.09, 0.10], np.float32))
+        * (1 + narrow * np.array([0.02, 0.045, 0.05], np.float32))
+    )
     widths = ((0.55, 7, 10, 0.0050), (0.45, 14, 20, 0.0030), (0.25, 26, 36, 0.0022))
     lines = [share * _ridges(rng, shape, rng.uniform(low, high), short * w) for share, low, high, w in widths]
     vessels = np.clip(np.sum(lines, axis=0), 0, 1) * np.clip(0.5 + 0.7 * field_2d(rng, shape, 6), 0, 1)
@@ -155,7 +159,10 @@ def photograph(rng: Rng, wall: Mucosa, growth: Polyps | None) -> Array:
     light = light * (1 - 0.45 * shadow)
     frame = albedo * (1 - vessels[..., None] * np.array([0.16, 0.34, 0.32], np.float32)) * light[..., None] * 1.25
     film, speckle = wall.stool[..., None], 1 + 0.15 * field_2d(rng, shape, 70)[..., None]
-    frame = frame * (1 - film) + film * np.array([0.62, 0.46, 0.16], np.float32) * (0.55 + 0.45 * light[..., None]) * speckle
+    frame = (
+        frame * (1 - film)
+        + film * np.array([0.62, 0.46, 0.16], np.float32) * (0.55 + 0.45 * light[..., None]) * speckle
+    )
     shine = _specular(rng, (slope_x, slope_y), (ray_x, ray_y), falloff)
     frame = frame * (1 - shine) + shine * np.array([1.05, 1.03, 1.0], np.float32)
     blur = rng.uniform(0.5, 1.3) * min(shape) / 512
