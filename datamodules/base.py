@@ -14,11 +14,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.cache import Prepared, Store, content_digests, exclusive, open_store
+from datamodules.cache import Prepared, Store, content_digests, exclusive, list_problems, open_store
 from datamodules.checks import find_leaks, refuse_destroyed_greys
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
-from datamodules.reading import SUFFIXES, Array, list_files
-from datamodules.records import Record, manifest_hash, manifest_rows
+from datamodules.reading import SUFFIXES, Array, BadFile, list_files
+from datamodules.records import Record, manifest_hash, manifest_rows, write_csv
 from datamodules.validation import WithSyntheticAnomalies
 from zoo.errors import UserError
 
@@ -60,7 +60,9 @@ class AnomalyDataModule(LightningDataModule):
         value_range: the range of ``image``.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
         predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
-        manifest: all records with their split, after :meth:`setup`.
+        records: all records, in the order of the store, after :meth:`setup`.
+        manifest: the records that could be read, after :meth:`setup`.
+        rejected: what lenient reading left out, after :meth:`setup`.
         store: the cache entry, after :meth:`setup`.
     """
 
@@ -109,6 +111,8 @@ class AnomalyDataModule(LightningDataModule):
         self.phantom_preset = phantom_preset
         self.predict_input: str | None = None
         self.manifest: list[Record] = []
+        self.records: list[Record] = []
+        self.rejected: list[str] = []
         self.store: Store | None = None
         self._folder: Path | None = None
         self._predict: CachedImages | None = None
@@ -232,9 +236,12 @@ class AnomalyDataModule(LightningDataModule):
         _refuse_double_use(records)
         self.store = self._open(records)
         self.manifest = [record for position, record in enumerate(records) if position not in self.store.rejected]
-        self._records = records
-        if self.store.rejected:
-            warnings.warn(f"{len(self.store.rejected)} files left out, listed in {self.store.folder / 'rejected.csv'}")
+        self.records = records
+        self.rejected += self.store.rejected.values()
+        if self.rejected:
+            listing = self.cache_dir / f"{self.name}-rejected.csv"
+            write_csv([{"problem": problem} for problem in self.rejected], listing, ("problem",))
+            warnings.warn(f"{len(self.rejected)} files left out, listed in {listing}; first: {self.rejected[0]}")
         self._check_splits()
         refuse_destroyed_greys(self.store, str(self.folder()))
         leaks = find_leaks(self.store, records)
@@ -242,6 +249,16 @@ class AnomalyDataModule(LightningDataModule):
             warnings.warn(
                 f"{len(leaks)} images are in more than one split, for example {leaks[0]}; see `zoo data check`"
             )
+
+    def report(self, problems: Sequence[BadFile]) -> None:
+        """Stop at problems found while indexing (strict), or note what is left out (lenient).
+
+        Raises:
+            UserError: at most six lines that list the problems.
+        """
+        if problems and self.bad_files == "strict":
+            raise UserError(list_problems([str(problem) for problem in problems]))
+        self.rejected += [str(problem) for problem in problems]
 
     def _open(self, records: Sequence[Record]) -> Store:
         return open_store(
@@ -264,7 +281,7 @@ class AnomalyDataModule(LightningDataModule):
     def _positions(self, split: str) -> Array:
         """Positions in the store that belong to ``split``; anomalous slices never train or validate."""
         assert self.store is not None
-        wanted = np.array([record.split == split for record in self._records], bool)[self.store.record]
+        wanted = np.array([record.split == split for record in self.records], bool)[self.store.record]
         if split in ("train", "val"):
             wanted &= self.labels(np.arange(len(self.store))) == 0
         return np.flatnonzero(wanted)
@@ -272,7 +289,7 @@ class AnomalyDataModule(LightningDataModule):
     def labels(self, positions: Array) -> Array:
         """Labels ``(n,)`` int64 of positions in the store, 1 = anomalous."""
         assert self.store is not None
-        own = np.array([record.label for record in self._records], np.int64)[self.store.record[positions]]
+        own = np.array([record.label for record in self.records], np.int64)[self.store.record[positions]]
         decided = self.store.labels[positions].astype(np.int64)
         return np.where(decided >= 0, decided, own)
 
@@ -294,7 +311,7 @@ class AnomalyDataModule(LightningDataModule):
             positions = self._positions("train")
         if split == "val" and len(positions) > self.max_val_images:
             positions = positions[np.linspace(0, len(positions) - 1, self.max_val_images).round().astype(int)]
-        return self._images(self.store, self._records, positions, self.labels(positions))
+        return self._images(self.store, self.records, positions, self.labels(positions))
 
     def train_dataloader(self) -> ResumableLoader:
         """Healthy images, shuffled by seed and epoch, resumable in the middle of an epoch."""

@@ -10,7 +10,6 @@ import numpy as np
 
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
-from datamodules.layout import collect
 from datamodules.preprocessing import (
     ATLAS_SLICES,
     fae_equalise,
@@ -156,7 +155,7 @@ class BrainMRI(AnomalyDataModule):
         if not healthy and not problems:
             raise UserError(_nothing(train_root, self.train, self.sequence))
         patients = list(find_patients(test_root, self.test, self.sequence, problems))
-        collect(problems, self.bad_files)
+        self.report(problems)
         if not patients:
             raise UserError(_nothing(test_root, self.test, self.sequence))
         val = held_out([record.subject for record in healthy], self.val_fraction, self.seed)
@@ -286,7 +285,7 @@ def _isles_file(case: Path, word: str) -> Path | None:
     return None
 
 
-def _read(record: Record) -> tuple[Array, Array, Array | None]:
+def read_volume(record: Record) -> tuple[Array, Array, Array | None]:
     """Volume, affine and segmentation in canonical axes, checked."""
     volume, affine = read_nifti(record.image, canonical=True)
     if volume.min() == volume.max():
@@ -314,7 +313,7 @@ def prepare_slices(record: Record, *, size: tuple[int, ...]) -> Prepared:
     Raises:
         BadFile: not decodable, with skull, or a segmentation on another grid.
     """
-    volume, affine, truth = _read(record)
+    volume, affine, truth = read_volume(record)
     brain = volume != 0
     target = (size[0], size[1])
     images = fae_equalise(fae_slices(to_atlas_grid(volume, affine, brain), target))
@@ -336,7 +335,7 @@ def prepare_volume(record: Record, *, size: tuple[int, ...]) -> Prepared:
     """
     from scipy.ndimage import binary_fill_holes
 
-    volume, affine, truth = _read(record)
+    volume, affine, truth = read_volume(record)
     volumes = [volume]
     for path in record.companions:
         other, _ = read_nifti(path, canonical=True)

@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 
 from datamodules.reading import Array, BadFile
-from datamodules.records import Record, write_csv
+from datamodules.records import Record
 from zoo.errors import UserError
 
 CACHE_VERSION = 1
@@ -180,19 +180,21 @@ def open_store(
         parameters: options that decide the pixels.
         value_range: bounds of the values, stored as 16-bit integers; None stores float32.
         bad_files: ``strict`` raises on files that cannot be used, ``lenient`` leaves them out and lists them in
-            ``rejected.csv``.
+            :attr:`Store.rejected`.
 
     Raises:
         UserError: files that cannot be used (strict), none left (lenient), or an unwritable ``cache_dir``.
     """
     key = entry_key(records, content_digests((f for r in records for f in r.files), cache_dir), parameters)
-    folder = cache_dir / f"{name}-{key}-{bad_files}"
-    if (folder / "index.npz").is_file():
-        return Store(folder)
-    with exclusive(cache_dir / f"{folder.name}.lock"):
-        if not (folder / "index.npz").is_file():
-            _build(folder, records, prepare, value_range, bad_files)
-    return Store(folder)
+    folder = cache_dir / f"{name}-{key}"
+    if not (folder / "index.npz").is_file():
+        with exclusive(cache_dir / f"{folder.name}.lock"):
+            if not (folder / "index.npz").is_file():
+                _build(folder, records, prepare, value_range, bad_files)
+    store = Store(folder)
+    if store.rejected and bad_files == "strict":
+        raise UserError(list_problems(list(store.rejected.values())))
+    return store
 
 
 @contextlib.contextmanager
@@ -229,7 +231,7 @@ def _build(
     try:
         problems = _write_entry(part, records, prepare, value_range, keep_going=bad_files == "lenient")
         if problems and bad_files == "strict":
-            raise UserError(list_problems(list(problems.values())))
+            raise UserError(list_problems([str(problem) for problem in problems.values()]))
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     except OSError as error:
@@ -240,9 +242,9 @@ def _build(
         raise
 
 
-def list_problems(problems: Sequence[BadFile]) -> str:
+def list_problems(problems: Sequence[str]) -> str:
     """At most six lines: a header, the first problems, how many more."""
-    shown = [str(problem) for problem in problems[: 5 if len(problems) <= 5 else 4]]
+    shown = list(problems[: 5 if len(problems) <= 5 else 4])
     if len(problems) == 1:
         return shown[0]
     header = f"{len(problems)} files cannot be used (--data.bad_files lenient leaves them out):"
@@ -287,7 +289,8 @@ def _write_entry(
     if problems and not keep_going:
         return problems
     if shape is None:
-        raise UserError(list_problems(list(problems.values())) if problems else f"{part.parent}: no image to cache")
+        lines = [str(problem) for problem in problems.values()]
+        raise UserError(list_problems(lines) if lines else f"{part.parent}: no image to cache")
     meta = {
         "shape": shape,
         "dtype": "float32" if value_range is None else "uint16",
@@ -303,9 +306,6 @@ def _write_entry(
         "spacing": _spacings(columns.spacing, len(shape) - 1),
         "pixels": np.frombuffer(b"".join(columns.pixels), np.uint8).reshape(-1, 16),
     }
-    if problems:
-        rows = [{"file": bad.path, "found": bad.found, "remedy": bad.remedy} for bad in problems.values()]
-        write_csv(rows, part / "rejected.csv", ("file", "found", "remedy"))
     for name, needed in (("foreground", not whole), ("masks", bool(arrays["has_mask"].any()))):
         if not needed:
             (part / f"{name}.bin").unlink()

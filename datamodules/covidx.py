@@ -10,7 +10,7 @@ import numpy as np
 
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
-from datamodules.layout import collect, locate
+from datamodules.layout import locate
 from datamodules.preprocessing import body, match_channels, plain, read_picture, resize_image, resize_mask
 from datamodules.reading import BadFile
 from datamodules.records import Record, held_out
@@ -182,7 +182,7 @@ class CovidX(AnomalyDataModule):
                     records.setdefault(record.id, record)
         missing = [record for record in records.values() if not Path(record.image).is_file()]
         problems += [BadFile(record.image, "listed but absent", "download it again") for record in missing]
-        collect(problems, self.bad_files)
+        self.report(problems)
         absent = {record.id for record in missing}
         kept = [record for record in records.values() if record.id not in absent]
         return self._hold_out(kept)

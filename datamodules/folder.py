@@ -104,17 +104,18 @@ class Folder(AnomalyDataModule):
         records += [_record(root, file, "test") for file in groups["test/normal"]]
         anomalous = root / "test" / "anomalous"
         used = set()
+        problems: list[BadFile] = []
         for file in groups["test/anomalous"]:
             stem = _stem(file, anomalous)
             mask = found.get(stem, found.get(stem + "_mask"))
-            if found and mask is None and self.bad_files == "strict":
-                raise UserError(f"{file}: no mask {masks / stem}.*; add it, or remove the folder {masks}")
+            if found and mask is None:
+                problems.append(BadFile(file, f"no mask {masks / stem}.*", f"add it, or remove the folder {masks}"))
             used.add(mask)
             if mask is not None or not found:
                 records.append(_record(root, file, "test", label=1, mask=mask))
         orphans = sorted(str(mask) for mask in found.values() if mask not in used)
-        if orphans and self.bad_files == "strict":
-            raise UserError(f"{orphans[0]}: no image of that name in {anomalous} ({len(orphans)} such masks)")
+        problems += [BadFile(mask, f"no image of that name in {anomalous}", "rename or remove it") for mask in orphans]
+        self.report(problems)
         return records
 
     def preprocessing(self) -> Callable[[Record], Prepared]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
-from datamodules.layout import collect, locate
+from datamodules.layout import locate
 from datamodules.preprocessing import (
     ccd_crop,
     check_mask,
@@ -130,7 +130,7 @@ class HyperKvasir(AnomalyDataModule):
             else:
                 name = file.relative_to(root).as_posix()
                 records.append(Record(name, str(file), "test", 1, mask=str(mask)))
-        collect(problems, self.bad_files)
+        self.report(problems)
         return records
 
     def preprocessing(self) -> Callable[[Record], Prepared]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.reading import BadFile
 from zoo.errors import UserError
 
 
@@ -31,11 +30,3 @@ def locate(root: Path, wanted: str, title: str, levels: Sequence[str] = ("",)) -
             raise UserError(f"{root}: no {wanted} of {title} there; found {parent / wanted}: pass {parent}")
     content = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
     raise UserError(f"{root}: no {wanted} of {title} there (found {content}); give the folder that holds {wanted}")
-
-
-def collect(problems: list[BadFile], bad_files: str) -> None:
-    """Raise for problems found while indexing, in strict mode; in lenient mode they are the caller's to leave out."""
-    from datamodules.cache import list_problems
-
-    if problems and bad_files == "strict":
-        raise UserError(list_problems(problems))

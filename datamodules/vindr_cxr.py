@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
-from datamodules.layout import collect, locate
+from datamodules.layout import locate
 from datamodules.preprocessing import body, box_mask, multi_task_film, plain, read_picture, resize_mask
 from datamodules.reading import DICOM, BadFile, Dicom, read_dicom, suffix
 from datamodules.records import Record, hash_order, held_out
@@ -113,12 +113,12 @@ class VinDrCXR(AnomalyDataModule):
         else:
             train, normal, abnormal = self._lists(healthy, [film for film in everything if boxes.get(film)])
             tested = [("train", film, boxes.get(film, ())) for film in [*normal, *abnormal]]
-        collect(problems, self.bad_files)
+        self.report(problems)
         return self._listed(root, train, tested)
 
     def _index_kaggle(self, root: Path) -> list[Record]:
         boxes, problems = read_boxes(root / "train.csv")
-        collect(problems, self.bad_files)
+        self.report(problems)
         if self.split == "own":
             raise UserError(f"{root}: Kaggle's copy has no labelled test films; set data.split rule (or ddad)")
         healthy = sorted(film for film, found in boxes.items() if not found)
@@ -148,7 +148,7 @@ class VinDrCXR(AnomalyDataModule):
             else:
                 name = f"{folder}/{file.name}"
                 records.append(Record(name, str(file), split, int(bool(found)), subject=film, boxes=found))
-        collect(problems, self.bad_files)
+        self.report(problems)
         return records
 
     def preprocessing(self) -> Callable[[Record], Prepared]:
