@@ -141,7 +141,7 @@ def _pose(rng: Rng) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _warp(rng: Rng, axes: Axes, ventricles: tuple[float, float]) -> list[Array]:
     """Individual shape: smooth displacement and wider or narrower lateral ventricles."""
-    shift = [field_3d(rng, axes, 55, 3.2) + field_3d(rng, axes, 22, 1.1) for _ in range(3)]
+    shift: list[Array] = [field_3d(rng, axes, 55, 3.2) + field_3d(rng, axes, 22, 1.1) for _ in range(3)]
     growth = rng.uniform(*ventricles)
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     for side in (-11.0, 11.0):
