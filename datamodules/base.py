@@ -232,7 +232,7 @@ class AnomalyDataModule(LightningDataModule):
         """
         if self.store is not None:
             return
-        records = self.index(self.folder())
+        records = sorted(self.index(self.folder()), key=lambda record: record.id)  # whatever the split
         _refuse_double_use(records)
         self.store = self._open(records)
         self.manifest = [record for position, record in enumerate(records) if position not in self.store.rejected]

@@ -115,7 +115,11 @@ def content_digests(files: Iterable[str], cache_dir: Path) -> dict[str, str]:
     Raises:
         BadFile: a file cannot be read.
     """
-    memo_path = cache_dir / "digests.json"
+    with exclusive(cache_dir / "digests.lock"):
+        return _content_digests(files, cache_dir / "digests.json")
+
+
+def _content_digests(files: Iterable[str], memo_path: Path) -> dict[str, str]:
     memo: dict[str, list[Any]] = {}
     if memo_path.is_file():
         with contextlib.suppress(ValueError, OSError):
@@ -138,7 +142,6 @@ def content_digests(files: Iterable[str], cache_dir: Path) -> dict[str, str]:
             for (file, stamp), digest in zip(fresh, pool.map(_digest, [file for file, _ in fresh]), strict=True):
                 digests[file] = digest
                 memo[file] = [*stamp, digest]
-        cache_dir.mkdir(parents=True, exist_ok=True)
         _write_text(memo_path, json.dumps(memo))
     return digests
 
