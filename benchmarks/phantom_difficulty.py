@@ -19,9 +19,10 @@ import pydicom
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
 
 from datamodules import phantoms
-from zoo.metrics.functional import auroc
 
 SIDE = 64
 Pixels = NDArray[np.float32]
@@ -154,11 +155,12 @@ def maps(data: Data, seed: int) -> dict[str, Pixels]:
 
 
 def measure(data: Data, seed: int) -> dict[str, tuple[float, float]]:
-    """Return image and pixel AUROC of each baseline; an image's score is the mean of its highest tenth."""
+    """Return image and pixel AUROC of each baseline; an image's score is the mean of its highest fiftieth."""
     out = {}
-    for key, values in maps(data, seed).items():
-        flat = np.sort(values.reshape(len(values), -1), axis=1)[:, -SIDE * SIDE // 10 :].mean(1)
-        out[key] = (float(auroc(flat, data.labels)), float(auroc(values.ravel(), data.masks.ravel().astype(np.int64))))
+    for key, sharp in maps(data, seed).items():
+        values = ndimage.gaussian_filter(sharp, (0, 1.5, 1.5))
+        flat = np.sort(values.reshape(len(values), -1), axis=1)[:, -SIDE * SIDE // 50 :].mean(1)
+        out[key] = (float(roc_auc_score(data.labels, flat)), float(roc_auc_score(data.masks.ravel(), values.ravel())))
     return out
 
 

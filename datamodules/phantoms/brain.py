@@ -141,7 +141,7 @@ def _pose(rng: Rng) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _warp(rng: Rng, axes: Axes, ventricles: tuple[float, float]) -> list[Array]:
     """Individual shape: smooth displacement and wider or narrower lateral ventricles."""
-    shift: list[Array] = [field_3d(rng, axes, 55, 3.2) + field_3d(rng, axes, 22, 1.1) for _ in range(3)]
+    shift: list[Array] = [field_3d(rng, axes, 55, 2.4) + field_3d(rng, axes, 22, 1.1) for _ in range(3)]
     growth = rng.uniform(*ventricles)
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     for side in (-11.0, 11.0):
@@ -285,7 +285,7 @@ TUMOUR = {
     "t1": {1: -0.38, 2: -0.16, 4: -0.20},
     "t1ce": {1: -0.40, 2: -0.14, 4: 0.42},
     "t2": {1: 0.36, 2: 0.26, 4: 0.18},
-    "flair": {1: 0.05, 2: 0.34, 4: 0.26},
+    "flair": {1: 0.05, 2: 0.30, 4: 0.24},
 }
 STROKE = {"t1": -0.10, "t2": 0.17, "flair": 0.26, "dwi": 0.55}
 SPOTS = {"t1": -0.10, "t1ce": -0.10, "t2": 0.22, "flair": 0.45, "dwi": 0.05, "pd": 0.1}

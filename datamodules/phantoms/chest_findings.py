@@ -168,7 +168,7 @@ def add_findings(
         contrast: 1 is calibrated; smaller is fainter.
 
     Returns:
-        Attenuation with the findings, and the findings that cover at least twelve pixels.
+        Attenuation with the findings, and their masks of at least twelve pixels each.
     """
     heart, aorta = rng.uniform(0.54, 0.66), rng.uniform(1.6, 2.2)
     strength = min(contrast, 1.5)
@@ -187,6 +187,8 @@ def add_findings(
     for name in names:
         if name in PAINTERS:
             change, masks = PAINTERS[name](rng, healthy, contrast * rng.uniform(0.6, 1.2))
-            out = out + change
-            found += [Finding(name, mask) for mask in masks]
-    return out, [finding for finding in found if finding.mask.sum() >= 12]
+            kept = [Finding(name, mask) for mask in masks if mask.sum() >= 12]
+            # what nobody could mark is not painted either
+            out = out + change if kept else out
+            found += kept
+    return out, found
