@@ -18,6 +18,7 @@ from datamodules.preprocessing import (
     multi_task_brain,
     pad_evenly,
     plain,
+    simple_brain,
     to_atlas_grid,
 )
 from datamodules.reading import NIFTI, Array, BadFile, is_hidden, read_nifti, suffix
@@ -33,6 +34,7 @@ _BRATS_WORDS = {"t1": ("t1", "t1n"), "t2": ("t2", "t2w"), "flair": ("flair", "t2
 _ISLES_WORDS = {"t1": "T1", "t2": "T2", "flair": "Flair"}
 MODEL_GRID = (80, 112, 80)
 MAX_BRAIN_SHARE = 0.45
+Unstripped = Literal["refuse", "strip"]
 
 
 class BrainMRI(AnomalyDataModule):
@@ -43,8 +45,8 @@ class BrainMRI(AnomalyDataModule):
     the brain,
     cropped, halved, padded to 80 x 112 x 80 (z, y, x with x to the left); about [-5, 5], background 0.
 
-    Axes and spacing come from the headers. Volumes must be skull-stripped; nothing is registered, volumes that are not
-    on the SRI24 grid are placed by the middle of the brain.
+    Axes and spacing come from the headers. Volumes should be skull-stripped (``unstripped``); nothing is registered:
+    volumes that are not on the SRI24 grid are placed by the middle of the brain.
 
     ``root`` holds the data sets anywhere below it, in their official trees; ``train_root`` and ``test_root`` name other
     places. Without any of them, phantoms of both are generated.
@@ -56,10 +58,11 @@ class BrainMRI(AnomalyDataModule):
         self,
         *,
         root: str | None = None,
-        train: Healthy = "camcan",
+        train: Healthy = "hcp",
         test: Ill = "brats20",
         sequence: Sequence = "t1",
         mode: Literal["slices", "volumes"] = "slices",
+        unstripped: Unstripped = "refuse",
         train_root: str | None = None,
         test_root: str | None = None,
         image_size: int | tuple[int, ...] | None = None,
@@ -80,6 +83,7 @@ class BrainMRI(AnomalyDataModule):
             test: the patients.
             sequence: ``t1``, ``t2`` or ``flair``.
             mode: ``slices`` (2-D) or ``volumes`` (3-D).
+            unstripped: ``refuse`` heads with skull, or ``strip`` them with a rough mask.
             train_root: folder of the healthy volunteers, if not below ``root``.
             test_root: folder of the patients, if not below ``root``.
             image_size: side or (height, width) of slices, default 128; (depth, height, width) of volumes, default
@@ -111,6 +115,7 @@ class BrainMRI(AnomalyDataModule):
         if root is None and (train_root is None) != (test_root is None):
             raise UserError("data.train_root and data.test_root belong together; give both, or data.root")
         self.train, self.test, self.sequence, self.mode = train, test, sequence, mode
+        self.unstripped: Unstripped = unstripped
         self.train_root = None if train_root is None else Path(train_root).expanduser()
         self.test_root = None if test_root is None else Path(test_root).expanduser()
         if mode == "volumes":
@@ -167,8 +172,8 @@ class BrainMRI(AnomalyDataModule):
     def preprocessing(self) -> Callable[[Record], Prepared]:
         """Of the feature autoencoder or of the multi-task paper."""
         if self.mode == "slices":
-            return partial(prepare_slices, size=self.spatial_size)
-        return partial(prepare_volume, size=self.spatial_size)
+            return partial(prepare_slices, size=self.spatial_size, unstripped=self.unstripped)
+        return partial(prepare_volume, size=self.spatial_size, unstripped=self.unstripped)
 
     @property
     def channels(self) -> int:
@@ -177,8 +182,8 @@ class BrainMRI(AnomalyDataModule):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Mode and size."""
-        return plain({"mode": self.mode, "size": self.spatial_size})
+        """Mode, size and stripping."""
+        return plain({"mode": self.mode, "size": self.spatial_size, "unstripped": self.unstripped})
 
 
 def _nothing(root: Path, name: str, sequence: str) -> str:
@@ -285,15 +290,22 @@ def _isles_file(case: Path, word: str) -> Path | None:
     return None
 
 
-def read_volume(record: Record) -> tuple[Array, Array, Array | None]:
-    """Volume, affine and segmentation in canonical axes, checked."""
+def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Array, Array, Array | None]:
+    """Volume, affine and segmentation in canonical axes.
+
+    Raises:
+        BadFile: not decodable, constant, a head with skull (unless it is to be stripped), or a segmentation on another
+            grid.
+    """
     volume, affine = read_nifti(record.image, canonical=True)
     if volume.min() == volume.max():
         raise BadFile(record.image, "a constant volume", "fetch it again")
     share = float((volume != 0).mean())
-    if share > MAX_BRAIN_SHARE:
+    if share > MAX_BRAIN_SHARE and unstripped == "strip":
+        volume = np.where(simple_brain(volume, np.linalg.norm(affine[:3, :3], axis=0)), volume, 0)
+    elif share > MAX_BRAIN_SHARE:
         found = f"{share:.0%} of the voxels are not 0, a brain takes about 20 %: looks unstripped"
-        raise BadFile(record.image, found, "give the skull-stripped volume")
+        raise BadFile(record.image, found, "give the skull-stripped volume, or set unstripped: strip")
     if record.mask is None:
         return volume, affine, None
     truth, other = read_nifti(record.mask, canonical=True)
@@ -303,17 +315,18 @@ def read_volume(record: Record) -> tuple[Array, Array, Array | None]:
     return volume, affine, np.rint(truth).astype(np.int16)
 
 
-def prepare_slices(record: Record, *, size: tuple[int, ...]) -> Prepared:
+def prepare_slices(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:
     """The 80 central slices of one volume.
 
     Args:
         record: volume and segmentation.
         size: ``(H, W)``.
+        unstripped: what to do with heads.
 
     Raises:
         BadFile: not decodable, with skull, or a segmentation on another grid.
     """
-    volume, affine, truth = read_volume(record)
+    volume, affine, truth = read_volume(record, unstripped)
     brain = volume != 0
     target = (size[0], size[1])
     images = fae_equalise(fae_slices(to_atlas_grid(volume, affine, brain), target))
@@ -323,19 +336,20 @@ def prepare_slices(record: Record, *, size: tuple[int, ...]) -> Prepared:
     return Prepared(images[:, None], mask, images > 0, labels, tuple(range(*ATLAS_SLICES)), spacing)
 
 
-def prepare_volume(record: Record, *, size: tuple[int, ...]) -> Prepared:
+def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:
     """One volume at 2 mm.
 
     Args:
         record: volume, segmentation and the other sequence that helps to find the bounding box.
         size: ``(D, H, W)``; other sizes than 80 x 112 x 80 are resampled from there.
+        unstripped: what to do with heads.
 
     Raises:
         BadFile: not decodable, with skull, or files on different grids.
     """
     from scipy.ndimage import binary_fill_holes
 
-    volume, affine, truth = read_volume(record)
+    volume, affine, truth = read_volume(record, unstripped)
     volumes = [volume]
     for path in record.companions:
         other, _ = read_nifti(path, canonical=True)

@@ -246,6 +246,7 @@ def _examine_brains(name: str, root: Path) -> Report:
     patients = name.startswith(("brats", "isles"))
     find: Callable[..., Any] = find_patients if patients else find_healthy
     problems: dict[str, None] = {}
+    heads = 0
     counts: dict[str, int] = {}
     for sequence in ("t1", "t2", "flair") if patients else ("t1", "t2"):
         found: list[BadFile] = []
@@ -257,13 +258,17 @@ def _examine_brains(name: str, root: Path) -> Report:
             try:
                 read_volume(record)
             except BadFile as problem:
-                problems[str(problem)] = None
+                if "unstripped" in problem.found and name in ("camcan", "ixi"):  # as published
+                    heads += 1
+                else:
+                    problems[str(problem)] = None
         if name == "mood_brain":
             break
     counts = {part: count for part, count in counts.items() if count}
     if not counts:
         problems.setdefault(f"{root}: no volume of {name} below it", None)
-    return Report({"volumes": max(counts.values(), default=0), **counts}, list(problems), [])
+    notes = [f"{heads} volumes have a skull: strip them, or set data.unstripped strip"] if heads else []
+    return Report({"volumes": max(counts.values(), default=0), **counts}, list(problems), notes)
 
 
 def _examine_files(name: str, root: Path) -> Report:

@@ -194,6 +194,25 @@ def fae_labels(segmentation: Array, size: tuple[int, int]) -> Array:
     return fae_slices(segmentation, size) > 0.4
 
 
+def simple_brain(volume: Array, spacing: Array) -> Array:
+    """A rough brain mask for heads with skull: bright tissue, cut off from the scalp by an opening of 5 mm.
+
+    A stand-in for the tools of the papers (ROBEX, HD-BET); look at the result before you rely on it.
+
+    Args:
+        volume: ``(X, Y, Z)``.
+        spacing: mm per axis.
+
+    Returns:
+        Array: ``(X, Y, Z)`` bool.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    tissue = volume > 0.35 * np.percentile(volume[volume > 0.1 * volume.max()], 90)
+    core = largest_part(distance_transform_edt(tissue, sampling=spacing) > 5)
+    return largest_part((distance_transform_edt(~core, sampling=spacing) < 6) & tissue)
+
+
 def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: float) -> tuple[Array, Array | None]:
     """Brain preprocessing of the multi-task paper (Baugh et al., MICCAI 2023), before padding.
 
