@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from datamodules import phantoms
 
 SIDE = 64
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating[Any]]
 SETS = ("hyper_kvasir", "covidx", "vindr_cxr", "brats17:flair", "brats17:t2", "brats17:t1")
 STROKES = ("isles15:flair", "isles15:t2", "isles15:t1")
 
@@ -114,7 +114,7 @@ def slices(healthy: Path, sick: Path, sequence: str) -> Data:
     train = np.concatenate([_slices(path, None)[0] for path in train_files])
     parts = [_slices(sick / row["path"], sick / row["mask"]) for row in rows]
     masks = np.concatenate([part[1] for part in parts])
-    return Data(train, np.concatenate([part[0] for part in parts]), masks, masks.any((1, 2)).astype(np.int64))
+    return Data(train, np.concatenate([part[0] for part in parts]), masks, np.asarray(masks.any((1, 2)), np.int64))
 
 
 def _autoencode(train: Pixels, test: Pixels, seed: int) -> Pixels:

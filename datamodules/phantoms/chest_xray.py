@@ -195,8 +195,7 @@ def _mediastinum(rng: Rng, body: Body, across: Array, down: Array, below: Array)
     aorta, arch = body.aorta, top + 0.185
     knob = np.hypot((across - 0.045 * aorta**0.5) / (0.036 * aorta), (down - arch) / (0.043 * aorta))
     out = out + 0.24 * expit((1 - knob) * 12)
-    trunk = min(aorta, 1.25)
-    descending = expit((1 - np.abs(across - 0.035 * trunk) / (0.022 * trunk)) * 6)
+    descending = expit((1 - np.abs(across - 0.035) / 0.022) * 6)
     out = out + 0.14 * descending * expit((down - arch) * 60) * expit((level - down) * 30)
     out = out - 0.26 * np.exp(-(((across - 0.006) / 0.018) ** 2)) * expit((top + 0.21 - down) * 40)
     discs = 0.5 + 0.5 * np.cos(2 * np.pi * (down - 0.02) / (0.052 + 0.012 * down))
@@ -204,34 +203,55 @@ def _mediastinum(rng: Rng, body: Body, across: Array, down: Array, below: Array)
     return out, radius, knob
 
 
+class Branches(NamedTuple):
+    """One generation of vessels; all arrays have one entry per branch."""
+
+    start: NDArray[np.float64]
+    angle: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    length: NDArray[np.float64]
+    depth: NDArray[np.int64]
+
+
+def _draw_branches(now: Branches, bend: NDArray[np.float64], radii: Array) -> tuple[NDArray[np.float64], ...]:
+    """Draw bent lines into the map of radii; returns their middle and end points."""
+    size = len(radii)
+    way = np.linspace(0, 1, max(12, int(now.length.max() * size * 1.5)))
+    turn = now.angle[:, None] + bend[:, None] * way
+    steps = now.length[:, None, None] / len(way) * np.stack([np.cos(turn), np.sin(turn)], 2)
+    points = now.start[:, None] + np.cumsum(steps, axis=1)
+    pixel = np.clip((points * size).astype(int), 0, size - 1)
+    values = now.radius[:, None] * np.linspace(1, 0.78, len(way))
+    np.maximum.at(radii, (pixel[..., 1], pixel[..., 0]), values.astype(radii.dtype))
+    return points[:, len(way) // 2], points[:, -1]
+
+
 def _vessel_tree(rng: Rng, body: Body, size: int) -> Array:
     """Branch from both hila; returns the (size, size) map of vessel radii along the centre lines."""
     radii = np.zeros((size, size), np.float32)
-    fine = 512
-
-    def grow(start: NDArray[np.float64], angle: float, radius: float, length: float, depth: int) -> None:
-        if depth > 6 or radius < 0.0011:
-            return
-        count = max(3, int(length * fine / 2))
-        way, bend = np.linspace(0, 1, count), rng.normal(0, 0.25)
-        turn = angle + bend * way
-        points = start + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], 1), 0) * length / count
-        dense = np.linspace(0, count - 1, max(count, int(length * size * 1.5)))
-        column, row = (np.interp(dense, np.arange(count), points[:, axis]) for axis in (0, 1))
-        pixel = np.clip((np.stack([row, column]) * size).astype(int), 0, size - 1)
-        np.maximum.at(radii, (pixel[0], pixel[1]), np.linspace(radius, radius * 0.78, len(dense)).astype(np.float32))
-        for side in (-1, 1):
-            aside, thin, short = rng.uniform(0.25, 0.6), rng.uniform(0.62, 0.8), rng.uniform(0.66, 0.92)
-            grow(points[-1], angle + bend + side * aside, radius * thin, length * short, depth + 1)
-        if rng.random() < 0.35:
-            aside = rng.choice([-1, 1]) * rng.uniform(0.4, 0.9)
-            grow(points[count // 2], angle + aside, radius * 0.55, length * 0.6, depth + 2)
-
-    for sign in (-1, 1):
-        hilum = np.array([body.centre + sign * 0.075, body.top + 0.285 + (-0.012 if sign > 0 else 0.008)])
-        for angle in np.deg2rad([-68, -35, -5, 22, 48, 72]) + rng.normal(0, 0.12, 6):
-            heading = angle if sign > 0 else np.pi - angle
-            grow(hilum, heading, 0.0098 * rng.uniform(0.8, 1.15), 0.075 * rng.uniform(0.8, 1.25), 0)
+    angles = np.deg2rad([-68, -35, -5, 22, 48, 72])[None] + rng.normal(0, 0.12, (2, 6))
+    angles[0] = np.pi - angles[0]
+    hila = np.array([[body.centre - 0.075, body.top + 0.293], [body.centre + 0.075, body.top + 0.273]])
+    radius, length = 0.0098 * rng.uniform(0.8, 1.15, 12), 0.075 * rng.uniform(0.8, 1.25, 12)
+    now = Branches(np.repeat(hila, 6, axis=0), angles.ravel(), radius, length, np.zeros(12, np.int64))
+    while len(now.radius):
+        count = len(now.radius)
+        bend = rng.normal(0, 0.25, count)
+        middle, end = _draw_branches(now, bend, radii)
+        aside = rng.uniform(0.25, 0.6, (2, count)) * np.array([[-1], [1]])
+        thin, short = rng.uniform(0.62, 0.8, (2, count)), rng.uniform(0.66, 0.92, (2, count))
+        twig = rng.choice([-1.0, 1.0], count) * rng.uniform(0.4, 0.9, count)
+        sprouts = rng.random(count) < 0.35
+        grown = Branches(
+            np.concatenate([end, end, middle]),
+            now.angle[None].repeat(3, 0).ravel() + np.concatenate([bend + aside[0], bend + aside[1], twig]),
+            np.concatenate([now.radius * thin[0], now.radius * thin[1], now.radius * 0.55]),
+            np.concatenate([now.length * short[0], now.length * short[1], now.length * 0.6]),
+            np.concatenate([now.depth + 1, now.depth + 1, now.depth + 2]),
+        )
+        alive = (grown.depth <= 6) & (grown.radius >= 0.0011)
+        alive[2 * count :] &= sprouts
+        now = Branches(*(values[alive] for values in grown))
     return radii
 
 

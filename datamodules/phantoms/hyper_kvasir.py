@@ -25,6 +25,8 @@ PRESETS: dict[str, tuple[int, int, int, int | None]] = {
 }
 #: (height, width) of common official images.
 SIZES = ((529, 622), (576, 720), (576, 768), (1024, 1280), (1072, 1920))
+#: Contrast at difficulty 1, from the baselines of `benchmarks/phantom_difficulty.py`.
+CALIBRATED = 1.3
 LOWER, UPPER = "lower-gi-tract", "upper-gi-tract"
 OTHER = (
     (LOWER, "anatomical-landmarks", "ileum"),
@@ -107,7 +109,7 @@ def render(root: Path, settings: Settings, job: Job) -> Result:
     dirty = stool < {"bbps-0-1": 0.9, "impacted-stool": 1.0}.get(job.finding, 0.15)
     polyp = job.finding == "polyps"
     frame, twin, mask, visible = frames(
-        draw, shape, polyp=polyp, dirty=dirty, inset=inset, contrast=1 / settings.difficulty
+        draw, shape, polyp=polyp, dirty=dirty, inset=inset, contrast=CALIBRATED / settings.difficulty
     )
     stem = _stem(settings, job.place)
     paths = _paths(settings, job, stem)

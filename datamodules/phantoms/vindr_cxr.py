@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from datamodules.phantoms.chest_findings import Finding, add_findings
+from datamodules.phantoms.chest_findings import CALIBRATED, Finding, add_findings
 from datamodules.phantoms.chest_xray import DETECTORS, chest, expose
 from datamodules.phantoms.fields import Array, Rng, streams
 from datamodules.phantoms.storage import (
@@ -117,7 +117,7 @@ def _film(settings: Settings, job: Job, size: int) -> tuple[Array, Array | None,
     if not job.abnormal:
         return expose(first.acquisition, person.attenuation, person, detector), None, []
     names = _choose(first.lesion)
-    sick, found = add_findings(first.lesion, person, lambda: again.anatomy, names, 1 / settings.difficulty)
+    sick, found = add_findings(first.lesion, person, lambda: again.anatomy, names, CALIBRATED / settings.difficulty)
     twin = expose(again.acquisition, person.attenuation, person, detector)
     return expose(first.acquisition, sick, person, detector), twin, found
 
