@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from zoo.errors import UserError
+from zoo.nn.masked_vit import masked_mse, normalise_patches, random_resized_crop, schedule
 from zoo.nn.vit import patchify, random_masking
-from zoo.reconstruction.mae import MaskedAutoencoder, masked_mse, normalise_patches, random_resized_crop, schedule
+from zoo.reconstruction.mae import MaskedAutoencoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mae"
 SMALL = {"width": 96, "depth": 3, "heads": 4, "decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}

@@ -116,7 +116,8 @@ class Attention(nn.Module):
         if self.memory_key is not None and self.memory_value is not None:
             k = torch.cat([k, self.memory_key.to(k.dtype).expand(len(k), -1, -1)], dim=1)
             v = torch.cat([v, self.memory_value.to(v.dtype).expand(len(v), -1, -1)], dim=1)
-        out = F.scaled_dot_product_attention(*(split_heads(part, self.heads) for part in (q, k, v)))
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from zoo.errors import UserError
+from zoo.nn.masked_vit import MAENetwork
 from zoo.nn.vit import Block, Masking, split_heads
-from zoo.reconstruction.mae import MAENetwork, MaskedAutoencoder
+from zoo.reconstruction.mae import MaskedAutoencoder
 
 Gate = Literal["channel", "token"]
 
