@@ -251,7 +251,7 @@ def _vessel_tree(rng: Rng, body: Body, size: int) -> Array:
         )
         alive = (grown.depth <= 6) & (grown.radius >= 0.0011)
         alive[2 * count :] &= sprouts
-        now = Branches(*(values[alive] for values in grown))
+        now = Branches(*(values[alive] for values in grown))  # type: ignore[arg-type]
     return radii
 
 
