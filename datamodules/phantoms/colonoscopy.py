@@ -156,7 +156,7 @@ def photograph(rng: Rng, wall: Mucosa, growth: Polyps | None) -> Array:
     lamp_x, lamp_y = rng.normal(0, 0.25, 2)
     lamp = 1.05 - 0.22 * ((wall.x - lamp_x) ** 2 + (wall.y - lamp_y) ** 2)
     light = cosine * (0.20 + 0.95 * falloff) * (0.35 + 0.65 * np.clip(wall.radius * 1.15, 0, 1)) * lamp
-    light = light * (1 - 0.45 * shadow)
+    light = light * (1 - 0.25 * shadow)
     frame = albedo * (1 - vessels[..., None] * np.array([0.16, 0.34, 0.32], np.float32)) * light[..., None] * 1.25
     film, speckle = wall.stool[..., None], 1 + 0.15 * field_2d(rng, shape, 70)[..., None]
     frame = (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.phantoms.chest_findings import CALIBRATED, add_findings
+from datamodules.phantoms.chest_findings import add_findings
 from datamodules.phantoms.chest_xray import DETECTORS, Mask, chest, expose
 from datamodules.phantoms.fields import Array, Rng, streams
 from datamodules.phantoms.storage import Result, Settings, Truth, healthy_path, mask_path, write_image, write_text
@@ -100,7 +100,7 @@ def films(settings: Settings, job: Job, size: int, source: str) -> tuple[Array, 
     detector = DETECTORS[source]
     if not job.positive:
         return expose(first.acquisition, person.attenuation, person, detector), None, np.zeros((size, size), bool)
-    contrast = CALIBRATED / settings.difficulty
+    contrast = 1 / settings.difficulty
     sick, found = add_findings(first.lesion, person, lambda: again.anatomy, ("COVID-19",), contrast)
     mask = np.any([finding.mask for finding in found], axis=0) if found else np.zeros((size, size), bool)
     twin = expose(again.acquisition, person.attenuation, person, detector)
