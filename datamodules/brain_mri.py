@@ -65,51 +65,23 @@ class BrainMRI(AnomalyDataModule):
         unstripped: Unstripped = "refuse",
         train_root: str | None = None,
         test_root: str | None = None,
-        image_size: int | tuple[int, ...] | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-        seed: int = 0,
-        bad_files: Literal["strict", "lenient"] = "strict",
-        val_fraction: float = 0.1,
-        max_val_images: int = 256,
-        phantom_preset: str = "smoke",
+        **common: Any,
     ) -> None:
-        """See :class:`AnomalyDataModule` for the common arguments.
+        """Remember the arguments.
 
         Args:
             root: folder above both data sets.
             train: the healthy volunteers.
             test: the patients.
             sequence: ``t1``, ``t2`` or ``flair``.
-            mode: ``slices`` (2-D) or ``volumes`` (3-D).
+            mode: ``slices`` (2-D, 128 x 128 by default) or ``volumes`` (3-D, 80 x 112 x 80 by default).
             unstripped: ``refuse`` heads with skull, or ``strip`` them with a rough mask.
             train_root: folder of the healthy volunteers, if not below ``root``.
             test_root: folder of the patients, if not below ``root``.
-            image_size: side or (height, width) of slices, default 128; (depth, height, width) of volumes, default
-                (80, 112, 80).
-            batch_size: images per batch.
-            num_workers: loader processes.
-            cache_dir: where prepared arrays are kept.
-            seed: see the base class.
-            bad_files: ``strict`` or ``lenient``.
-            val_fraction: share of the training subjects held out.
-            max_val_images: limit of the healthy validation images.
-            phantom_preset: size of the phantoms.
+            **common: see :class:`AnomalyDataModule`.
         """
         places = [place for place in (root, train_root, test_root) if place is not None]
-        super().__init__(
-            root=places[0] if places else None,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-            seed=seed,
-            bad_files=bad_files,
-            val_fraction=val_fraction,
-            max_val_images=max_val_images,
-            phantom_preset=phantom_preset,
-        )
+        super().__init__(root=places[0] if places else None, **common)
         if sequence == "flair" and train in ("hcp", "ixi", "camcan"):
             raise UserError(f"data.train {train} has no FLAIR; use sequence t1 or t2, or train mood_brain")
         if root is None and (train_root is None) != (test_root is None):

@@ -98,47 +98,20 @@ class CovidX(AnomalyDataModule):
     def __init__(
         self,
         *,
-        root: str | None = None,
         image_size: int | tuple[int, ...] = 224,
         variant: Literal["all_negatives", "normal_only"] = "all_negatives",
         anomaly: Literal["covid", "pneumonia"] = "covid",
-        batch_size: int = 32,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-        seed: int = 0,
-        bad_files: Literal["strict", "lenient"] = "strict",
-        val_fraction: float = 0.1,
-        max_val_images: int = 256,
-        phantom_preset: str = "smoke",
+        **common: Any,
     ) -> None:
-        """See :class:`AnomalyDataModule` for the common arguments.
+        """Remember the arguments.
 
         Args:
-            root: folder with ``train``, ``test``, ``train.txt`` and ``test.txt``.
             image_size: side or (height, width).
             variant: which images count as normal, see above.
             anomaly: what is to be found; only with ``normal_only``.
-            batch_size: images per batch.
-            num_workers: loader processes.
-            cache_dir: where prepared arrays are kept.
-            seed: see the base class.
-            bad_files: ``strict`` or ``lenient``.
-            val_fraction: share of the training patients held out.
-            max_val_images: limit of the healthy validation images.
-            phantom_preset: size of the phantom.
+            **common: see :class:`AnomalyDataModule`.
         """
-        super().__init__(
-            root=root,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-            seed=seed,
-            bad_files=bad_files,
-            val_fraction=val_fraction,
-            max_val_images=max_val_images,
-            phantom_preset=phantom_preset,
-        )
+        super().__init__(image_size=image_size, **common)
         if anomaly == "pneumonia" and variant != "normal_only":
             raise UserError("data.anomaly pneumonia needs data.variant normal_only: the other variant trains on it")
         self.variant, self.anomaly = variant, anomaly

@@ -39,47 +39,20 @@ class Folder(AnomalyDataModule):
     def __init__(
         self,
         *,
-        root: str | None = None,
         image_size: int | tuple[int, ...] | None = None,
         in_channels: int | None = None,
         intensity_range: tuple[float, float] | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-        seed: int = 0,
-        bad_files: str = "strict",
-        val_fraction: float = 0.1,
-        max_val_images: int = 256,
-        phantom_preset: str = "smoke",
+        **common: Any,
     ) -> None:
-        """See :class:`AnomalyDataModule` for the common arguments.
+        """Remember the arguments.
 
         Args:
-            root: folder of the data; None generates a phantom.
             image_size: side or (height, width); None keeps the files' size, which must then be one and the same.
             in_channels: 1 or 3; None: 3 if the first training file is in colour.
             intensity_range: values that become 0 and 1, for example (0, 4095) for 12-bit films; None: see above.
-            batch_size: images per batch.
-            num_workers: loader processes.
-            cache_dir: where prepared arrays are kept.
-            seed: see the base class.
-            bad_files: ``strict`` or ``lenient``.
-            val_fraction: share of the training images held out.
-            max_val_images: limit of the healthy validation images.
-            phantom_preset: size of the phantom.
+            **common: see :class:`AnomalyDataModule`.
         """
-        super().__init__(
-            root=root,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-            seed=seed,
-            bad_files=bad_files,  # type: ignore[arg-type]
-            val_fraction=val_fraction,
-            max_val_images=max_val_images,
-            phantom_preset=phantom_preset,
-        )
+        super().__init__(image_size=image_size, **common)
         if in_channels not in (None, 1, 3):
             raise UserError(f"data.in_channels must be 1 or 3, found {in_channels}")
         self.in_channels, self.intensity_range = in_channels, intensity_range

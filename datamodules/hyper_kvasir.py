@@ -48,47 +48,20 @@ class HyperKvasir(AnomalyDataModule):
     def __init__(
         self,
         *,
-        root: str | None = None,
         image_size: int | tuple[int, ...] = 256,
         crop: Crop = "view",
         normalise: Literal["unit", "imagenet"] = "unit",
-        batch_size: int = 32,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-        seed: int = 0,
-        bad_files: Literal["strict", "lenient"] = "strict",
-        val_fraction: float = 0.1,
-        max_val_images: int = 256,
-        phantom_preset: str = "smoke",
+        **common: Any,
     ) -> None:
-        """See :class:`AnomalyDataModule` for the common arguments.
+        """Remember the arguments.
 
         Args:
-            root: folder with ``labeled-images`` and ``segmented-images``, or ``Colon_AD_public``.
             image_size: side or (height, width).
             crop: ``view`` cuts to the estimated field of view, ``ccd`` to the fixed frame of CCD, ``none`` keeps all.
             normalise: ``unit`` gives [0, 1], ``imagenet`` subtracts ImageNet's mean and divides by its deviation.
-            batch_size: images per batch.
-            num_workers: loader processes.
-            cache_dir: where prepared arrays are kept.
-            seed: see the base class.
-            bad_files: ``strict`` or ``lenient``.
-            val_fraction: share of the training images held out.
-            max_val_images: limit of the healthy validation images.
-            phantom_preset: size of the phantom.
+            **common: see :class:`AnomalyDataModule`.
         """
-        super().__init__(
-            root=root,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-            seed=seed,
-            bad_files=bad_files,
-            val_fraction=val_fraction,
-            max_val_images=max_val_images,
-            phantom_preset=phantom_preset,
-        )
+        super().__init__(image_size=image_size, **common)
         self.crop, self.normalise = crop, normalise
         if normalise == "imagenet":
             self.value_range, self.stored_range = (-2.2, 2.7), None

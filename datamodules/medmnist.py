@@ -33,37 +33,18 @@ class MedMNIST(AnomalyDataModule):
         subset: str = "pneumoniamnist",
         normal_classes: tuple[int, ...] = (0,),
         image_size: int | tuple[int, ...] | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-        seed: int = 0,
-        bad_files: str = "strict",
-        max_val_images: int = 256,
+        **common: Any,
     ) -> None:
-        """See :class:`AnomalyDataModule` for the common arguments.
+        """Remember the arguments.
 
         Args:
             root: folder of the ``.npz`` files, or one such file; None generates a phantom.
             subset: name of the file without extension, for example ``pneumoniamnist`` or ``bloodmnist_64``.
             normal_classes: labels that count as normal.
             image_size: side or (height, width) to resize to; None keeps the file's.
-            batch_size: images per batch.
-            num_workers: loader processes.
-            cache_dir: where prepared arrays are kept.
-            seed: see the base class.
-            bad_files: ``strict`` or ``lenient``.
-            max_val_images: limit of the healthy validation images.
+            **common: see :class:`AnomalyDataModule`.
         """
-        super().__init__(
-            root=None if root is None else str(_split_root(root)[0]),
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-            seed=seed,
-            bad_files=bad_files,  # type: ignore[arg-type]
-            max_val_images=max_val_images,
-        )
+        super().__init__(root=None if root is None else str(_split_root(root)[0]), image_size=image_size, **common)
         named = None if root is None else _split_root(root)[1]
         self.subset = named or subset.removesuffix(".npz")
         if not normal_classes:

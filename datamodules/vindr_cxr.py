@@ -46,47 +46,20 @@ class VinDrCXR(AnomalyDataModule):
     def __init__(
         self,
         *,
-        root: str | None = None,
         image_size: int | tuple[int, ...] = 256,
         split: Literal["own", "ddad", "rule"] = "own",
         ddad_json: str | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-        seed: int = 0,
-        bad_files: Literal["strict", "lenient"] = "strict",
-        val_fraction: float = 0.1,
-        max_val_images: int = 256,
-        phantom_preset: str = "smoke",
+        **common: Any,
     ) -> None:
-        """See :class:`AnomalyDataModule` for the common arguments.
+        """Remember the arguments.
 
         Args:
-            root: folder with ``train``, ``test`` and ``annotations`` (or Kaggle's ``train`` and ``train.csv``).
             image_size: side or (height, width).
             split: see above.
             ddad_json: path of ``ddad_split.json`` or of DDAD's ``data.json``, for ``split: ddad``.
-            batch_size: images per batch.
-            num_workers: loader processes.
-            cache_dir: where prepared arrays are kept.
-            seed: see the base class.
-            bad_files: ``strict`` or ``lenient``.
-            val_fraction: share of the training films held out.
-            max_val_images: limit of the healthy validation images.
-            phantom_preset: size of the phantom.
+            **common: see :class:`AnomalyDataModule`.
         """
-        super().__init__(
-            root=root,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-            seed=seed,
-            bad_files=bad_files,
-            val_fraction=val_fraction,
-            max_val_images=max_val_images,
-            phantom_preset=phantom_preset,
-        )
+        super().__init__(image_size=image_size, **common)
         if split == "ddad" and ddad_json is None:
             raise UserError("data.split ddad needs data.ddad_json, the path of ddad_split.json or of DDAD's data.json")
         self.split, self.ddad_json = split, ddad_json

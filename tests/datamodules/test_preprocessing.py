@@ -96,7 +96,7 @@ def test_atlas_grid_honours_the_header() -> None:
     slab = to_atlas_grid(volume, np.diag([4.0, 4, 4, 1]), volume > 0)
     assert slab.shape == (240, 240, 80)
     # middle of the brain: voxel (29.5, 29.5, 18.5) at (119.5, 119.5, 77)
-    peak = [*np.argwhere(slab == slab.max()).mean(0), 0, 0, 55]
+    peak = np.argwhere(slab == slab.max()).mean(0) + np.array([0, 0, 55])
     np.testing.assert_allclose(peak, np.array([-9.5, 0.5, 1.5]) * 4 + [119.5, 119.5, 77], atol=1)
     official = np.random.default_rng(0).random((240, 240, 155), np.float32)
     assert (to_atlas_grid(official, np.eye(4), official > 0) == official[:, :, 55:135]).all()

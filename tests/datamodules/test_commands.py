@@ -1,0 +1,80 @@
+"""``zoo data``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules import phantoms
+from datamodules.catalogue import CATALOGUE, PHANTOM_PRESETS
+from datamodules.commands import main
+from zoo.errors import UserError
+
+
+def _state(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(root.rglob("*"))}
+
+
+def test_list_names_without_torch() -> None:
+    code = (
+        "import sys; from datamodules.commands import main; "
+        "assert main(['list', '--names']) == 0; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert out == list(CATALOGUE)
+    assert set(out) == {*phantoms.NAMES, "folder", "medmnist"}
+    assert tuple(phantoms.PRESETS) == PHANTOM_PRESETS
+
+
+def test_list_names_existing_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert "--config data/vindr_cxr" in capsys.readouterr().out
+    for entry in CATALOGUE.values():
+        if entry.config:
+            assert (Path(__file__).parents[2] / "configs" / f"{entry.config}.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", ["folder", "medmnist", "hyper_kvasir", "covidx", "hcp", "brats20", "camcan"])
+def test_phantoms_pass_the_check_untouched(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / name
+    assert main(["phantom", name, "--root", str(root)]) == 0
+    assert f"zoo data check {name} --root {root}" in capsys.readouterr().out
+    before = _state(root)
+    assert main(["check", name, "--root", str(root), "--json", "--cache_dir", str(tmp_path / "c")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["phantom"] is True
+    assert report["errors"] == []
+    assert sum(report["counts"].values()) > 0
+    assert _state(root) == before
+
+
+def test_check_reports_errors_and_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "f"
+    main(["phantom", "folder", "--root", str(root)])
+    victim = sorted((root / "test" / "normal").iterdir())[0]
+    victim.write_bytes(b"")
+    capsys.readouterr()
+    assert main(["check", "folder", "--root", str(root), "--cache_dir", str(tmp_path / "c")]) == 1
+    assert f"error: {victim}: 0 bytes" in capsys.readouterr().out
+    (root / "PHANTOM_DATA.json").unlink()
+    assert main(["check", "hcp", "--root", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "no volume of hcp" in out
+    assert "volumes: found 0 of 1,113; partial download? figures are not comparable" in out
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown data set 'brats'; nearest: brats2"):
+        main(["check", "brats", "--root", str(tmp_path)])
+    with pytest.raises(UserError, match="no such folder"):
+        main(["check", "covidx", "--root", str(tmp_path / "no")])
+    (tmp_path / "x").write_text("mine")
+    for name in ("folder", "hyper_kvasir"):
+        with pytest.raises(UserError):
+            main(["phantom", name, "--root", str(tmp_path)])
+    assert (tmp_path / "x").read_text() == "mine"
+    with pytest.raises(SystemExit) as caught:
+        main(["phantom", "covidx"])
+    assert caught.value.code == 2
