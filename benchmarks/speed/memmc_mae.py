@@ -121,7 +121,7 @@ def gpu(batch: int, rounds: int) -> None:
         print(f"{name}: {rate:,.0f} training images/s, floor {floor:,.0f}, share {rate / floor:.0%}, {peak:.1f} GiB")
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             step()
-        print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=8))
+        print(profile.key_averages().table(sort_by="self_device_time_total", row_limit=8))
         images, model = torch.rand(64, 3, 224, 224, device=device), model.eval()
         with torch.autocast("cuda", torch.bfloat16):
             took = statistics.median(interleave({name: lambda m=model, x=images: m(x)}, device, rounds)[name])  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """MemMC-MAE: the two operators equal their equations and their limits; the ablation's switches; import."""
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -151,3 +152,36 @@ def test_mae_weights_fill_the_shared_parts():
 def test_levels_outside_the_encoder_are_refused():
     with pytest.raises(UserError, match="encoder blocks from 0 to 1"):
         build(levels=(0, 5))
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"image": torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(index))}
+
+
+def test_training_recipe_and_reload(tmp_path):
+    model = MemMCMAE(**MemMCMAE.tiny)
+    trainer = L.Trainer(
+        max_epochs=6,
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    with pytest.warns(UserWarning, match="10 times MAE's base rate"):
+        trainer.fit(model, torch.utils.data.DataLoader(Images(), batch_size=4))
+    optimizer = trainer.optimizers[0]
+    free = {id(p) for p in optimizer.param_groups[1]["params"]}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+    for name, parameter in model.network.named_parameters():
+        assert (id(parameter) in free) == (parameter.ndim == 1 or "memory" in name or name.endswith("bias")), name
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)  # the end of the cosine
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = MemMCMAE.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    image = torch.rand(2, 1, 32, 32)
+    assert again.hparams["num_memory"] == 4
+    torch.testing.assert_close(again.eval()(image).anomaly_map, model.eval()(image).anomaly_map)
