@@ -6,16 +6,19 @@ import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.cache import Prepared, Store, content_digests, exclusive, list_problems, open_store
 from datamodules.checks import find_leaks, refuse_destroyed_greys
+from datamodules.device import DeviceImages, random_resized_crop
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
 from datamodules.reading import SUFFIXES, Array, BadFile, list_files
 from datamodules.records import Record, manifest_hash, manifest_rows, write_csv
@@ -83,6 +86,8 @@ class AnomalyDataModule(LightningDataModule):
         val_fraction: float = 0.1,
         max_val_images: int = 256,
         phantom_preset: str = "smoke",
+        device_store: Literal["off", "uint8", "float16"] = "off",
+        random_crop: tuple[float, float] | None = None,
     ) -> None:
         """Remember the arguments; files are first touched by :meth:`setup`.
 
@@ -97,6 +102,9 @@ class AnomalyDataModule(LightningDataModule):
             val_fraction: share of the healthy training subjects held out where there is no official list.
             max_val_images: validation uses at most so many healthy images, spread evenly over the held-out ones.
             phantom_preset: ``smoke``, ``small``, ``demo`` or ``full-shape``.
+            device_store: hold all training images on the accelerator in this precision; ``off`` reads the cache.
+            random_crop: train on random resized crops of this share of the area, for example (0.2, 1), half of them
+                mirrored; 2-D only.
         """
         super().__init__()
         if batch_size < 1:
@@ -109,6 +117,9 @@ class AnomalyDataModule(LightningDataModule):
         self.cache_dir = default_cache() if cache_dir is None else Path(cache_dir).expanduser()
         self.bad_files, self.val_fraction, self.max_val_images = bad_files, val_fraction, max_val_images
         self.phantom_preset = phantom_preset
+        self.device_store, self.random_crop = device_store, random_crop
+        if device_store != "off" and num_workers:
+            raise UserError("data.device_store needs data.num_workers 0: batches are made on the accelerator")
         self.predict_input: str | None = None
         self.manifest: list[Record] = []
         self.records: list[Record] = []
@@ -317,14 +328,28 @@ class AnomalyDataModule(LightningDataModule):
         """Healthy images, shuffled by seed and epoch, resumable in the middle of an epoch."""
         dataset = self.dataset("train")
         dataset.with_mask, dataset.sources = False, None
+        if self.random_crop is not None and len(self.image_shape) != 3:
+            raise UserError("data.random_crop works on 2-D images")
+        if self.device_store != "off":
+            device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+            dataset = DeviceImages(dataset, device, self.device_store)
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
-        return ResumableLoader(
+        loader = ResumableLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=EpochOrder(len(dataset), self.seed, ranks, rank),
             num_workers=self.num_workers,
             collate_fn=keep_batch,
         )
+        if self.random_crop is not None:
+            loader.augment = partial(self._crop, area=self.random_crop, rank=rank)
+        return loader
+
+    def _crop(self, batch: Batch, epoch: int, number: int, *, area: tuple[float, float], rank: int) -> Batch:
+        state = np.random.SeedSequence([self.seed, 11, epoch, number, rank]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        image, foreground = random_resized_crop(batch["image"], batch["foreground"], generator, area)
+        return {**batch, "image": image, "foreground": foreground}
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out healthy images, as they are and with synthetic anomalies."""

@@ -1,6 +1,6 @@
 """Batches gathered straight from the cache, in an order that depends on seed and epoch alone and can be resumed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,12 @@ class EpochOrder(DistributedSampler[int]):
 class ResumableLoader(DataLoader[Batch]):
     """A DataLoader over :class:`EpochOrder` that a checkpoint resumes at the next batch, in the middle of an epoch.
 
-    Lightning calls :meth:`state_dict` and :meth:`load_state_dict`. Iteration starts at the first ``next``, because
-    Lightning asks for the iterator before it tells the epoch.
+    :attr:`augment` alters a batch as a function of the epoch and its number. Lightning calls :meth:`state_dict` and
+    :meth:`load_state_dict`. Iteration starts at the first ``next``, because Lightning asks for the iterator before it
+    tells the epoch.
     """
 
+    augment: Callable[[Batch, int, int], Batch] | None = None
     _next_batch = 0
     _resume: tuple[int, int] | None = None
 
@@ -104,8 +106,9 @@ class ResumableLoader(DataLoader[Batch]):
         self._resume = None
         self._next_batch = skip
         for batch in self._batches_from(skip):
+            number = self._next_batch
             self._next_batch += 1
-            yield batch
+            yield batch if self.augment is None else self.augment(batch, epoch, number)
 
     def _batches_from(self, skip: int) -> Iterator[Batch]:
         if skip == 0:
