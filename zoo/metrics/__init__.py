@@ -1,0 +1,1 @@
+"""Exact detection and localisation metrics: rank based, right for any score range."""
