@@ -72,7 +72,7 @@ def _sort(scores: Array, labels: Array) -> _Sorted | None:
 def binary_summary(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any = None) -> BinarySummary:
     """AUROC, AP, Dice and IoU at a false-positive rate and at their best threshold.
 
-    ``*_at_fpr`` uses the lowest threshold (score >= threshold is anomalous) whose false-positive rate is at most ``fpr``;
+    ``*_at_fpr`` uses the lowest threshold (score >= threshold) whose false-positive rate is at most ``fpr``;
     ``best_*`` uses the labels to choose: an upper bound.
 
     Args:
