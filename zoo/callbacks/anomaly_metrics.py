@@ -1,7 +1,6 @@
 """The common metrics of every method and data set, computed once over the whole set, on CPU."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,7 @@ class AnomalyMetrics(Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(partial, path)
+        partial.replace(path)
 
     def _print(self) -> None:
         from rich.console import Console
