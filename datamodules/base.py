@@ -232,8 +232,9 @@ class AnomalyDataModule(LightningDataModule):
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Generate the phantom and fill the cache."""
-        self.setup()
+        """Generate the phantom and fill the cache; not needed to predict other files."""
+        if self.predict_input is None:
+            self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         """Index, split, open the cache and check for leaks; does nothing the second time.
@@ -241,7 +242,7 @@ class AnomalyDataModule(LightningDataModule):
         Raises:
             UserError: files or layout cannot be used.
         """
-        if self.store is not None:
+        if self.store is not None or (stage == "predict" and self.predict_input is not None):
             return
         records = sorted(self.index(self.folder()), key=lambda record: record.id)  # whatever the split
         _refuse_double_use(records)
@@ -373,6 +374,8 @@ class AnomalyDataModule(LightningDataModule):
     def _predict_images(self) -> CachedImages:
         if self._predict is None:
             assert self.predict_input is not None
+            if self.image_size is None:
+                _ = self.spatial_size  # new files get the size of the training images
             records = self.predict_records(Path(self.predict_input).expanduser())
             store = self._open(records)
             positions = np.arange(len(store))

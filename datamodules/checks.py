@@ -39,7 +39,7 @@ def find_leaks(store: Store, records: Sequence[Record]) -> list[str]:
 
 
 def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) -> list[str]:
-    """Test images that look like a training image: correlation of z-normalised 16x16 thumbnails above ``limit``.
+    """Test images that look like a training image: correlation of z-normalised 32x32 thumbnails above ``limit``.
 
     Args:
         store: the cache entry of ``records``, of 2-D images that are no slices (slices of aligned brains are alike).
@@ -66,13 +66,14 @@ def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) ->
     return found
 
 
-def thumbnails(store: Store, positions: Array, side: int = 16) -> Array:
-    """Block means ``(n, C * side * side)`` of the images, each with mean 0 and length 1."""
+def thumbnails(store: Store, positions: Array, side: int = 32) -> Array:
+    """Block means of the images, at most ``(n, C * side * side)``, each row with mean 0 and length 1."""
     rows = []
     for start in range(0, len(positions), 256):
         images = store.image(positions[start : start + 256])
         for axis in (2, 3):
-            edges = np.linspace(0, images.shape[axis], side + 1).astype(int)[:-1]
+            blocks = min(side, images.shape[axis])
+            edges = np.linspace(0, images.shape[axis], blocks + 1).astype(int)[:-1]
             counts = np.diff([*edges, images.shape[axis]])
             sums = np.add.reduceat(images, edges, axis)
             images = sums / counts.clip(1).reshape([-1 if a == axis else 1 for a in range(4)])

@@ -191,6 +191,10 @@ def _examine_images(name: str, root: Path, cache_dir: str | None) -> Report:
         notes += near_copies(data.store, data.records)
     if name == "covidx":
         notes += _covidx_notes(root)
+    if name == "vindr_cxr" and (labels_file := next(root.rglob("image_labels_train.csv"), None)) is not None:
+        from datamodules.vindr_cxr import reader_notes
+
+        notes += reader_notes(labels_file)
     return Report(counts, list(data.rejected), notes)
 
 

@@ -93,8 +93,11 @@ class Folder(AnomalyDataModule):
 
     def preprocessing(self) -> Callable[[Record], Prepared]:
         """Read, scale, resize."""
-        size = None if self.image_size is None else self.spatial_size
-        return partial(prepare_file, size=size, channels=self.channels, bounds=self.intensity_range)
+        return partial(prepare_file, size=self._target(), channels=self.channels, bounds=self.intensity_range)
+
+    def _target(self) -> tuple[int, ...] | None:
+        unknown = self.image_size is None and self.store is None
+        return None if unknown else self.spatial_size
 
     @property
     def channels(self) -> int:
@@ -107,9 +110,7 @@ class Folder(AnomalyDataModule):
     @property
     def parameters(self) -> dict[str, Any]:
         """Size, channels and scaling."""
-        return plain(
-            {"image_size": self.image_size, "channels": self.channels, "intensity_range": self.intensity_range}
-        )
+        return plain({"size": self._target(), "channels": self.channels, "intensity_range": self.intensity_range})
 
 
 def _group(root: Path, name: str) -> list[Path]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
+from datamodules.folder import prepare_file
 from datamodules.preprocessing import plain, resize_image
 from datamodules.reading import Array, BadFile, sniff
 from datamodules.records import Record
@@ -104,13 +105,8 @@ class MedMNIST(AnomalyDataModule):
         return records
 
     def preprocessing(self) -> Callable[[Record], Prepared]:
-        """Pick, scale by 255, resize."""
-        size = None if self.image_size is None else self.spatial_size
-        return partial(prepare_item, size=size)
-
-    def predict_records(self, path: Path) -> list[Record]:
-        """Other image files, preprocessed like the ones of :class:`~datamodules.folder.Folder`."""
-        raise UserError("MedMNIST does not read single files; use --data Folder with the same --data.image_size")
+        """Pick, scale by 255, resize; other files to predict are read as by :class:`~datamodules.folder.Folder`."""
+        return partial(prepare_item, size=self.spatial_size, channels=self.channels)
 
     @property
     def channels(self) -> int:
@@ -132,7 +128,7 @@ class MedMNIST(AnomalyDataModule):
     @property
     def parameters(self) -> dict[str, Any]:
         """The size."""
-        return plain({"image_size": self.image_size})
+        return plain({"size": self.spatial_size})
 
 
 def _split_root(root: str) -> tuple[Path, str | None]:
@@ -169,15 +165,17 @@ def _arrays(path: str, stamp: tuple[int, int]) -> dict[str, Array]:
     return arrays
 
 
-def prepare_item(record: Record, *, size: tuple[int, ...] | None) -> Prepared:
+def prepare_item(record: Record, *, size: tuple[int, ...], channels: int) -> Prepared:
     """One image of the file in [0, 1].
 
     Args:
-        record: file and index.
-        size: ``(H, W)`` or None.
+        record: file and index; without index any image file.
+        size: ``(H, W)``.
+        channels: of such a file.
     """
+    if record.index is None:
+        return prepare_file(record, size=size, channels=channels, bounds=None)
     part = record.id.split("/")[-2]
     image = _arrays(record.image, _stamp(Path(record.image)))[f"{part}_images"][record.index]
     image = (image if image.ndim == 3 else image[..., None]).astype(np.float32) / 255
-    target = image.shape[:2] if size is None else (size[0], size[1])
-    return Prepared(np.moveaxis(resize_image(image, target), -1, 0)[None])
+    return Prepared(np.moveaxis(resize_image(image, (size[0], size[1])), -1, 0)[None])

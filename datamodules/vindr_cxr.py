@@ -195,6 +195,15 @@ def healthy_films(path: Path) -> set[str]:
     return {film for film, ticks in votes.items() if all(ticks)}
 
 
+def reader_notes(path: Path) -> list[str]:
+    """Films of ``image_labels_train.csv`` that were not read by exactly three different radiologists."""
+    readers: dict[str, list[str]] = defaultdict(list)
+    for row in _table(path, ("image_id", "rad_id")):
+        readers[row["image_id"]].append(row["rad_id"])
+    odd = sorted(film for film, found in readers.items() if len(found) != 3 or len(set(found)) != 3)
+    return [f"{path}: {len(odd)} films without three different readers, first {odd[0]}"] if odd else []
+
+
 def ddad_lists(path: Path, healthy: list[str]) -> tuple[list[str], list[str], list[str]]:
     """DDAD's training, healthy test and ill test films, repaired with other healthy films.
 

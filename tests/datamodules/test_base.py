@@ -266,6 +266,21 @@ def test_prediction_serves_the_users_files(own: Path, tmp_path: Path, cache: str
         data.predict_dataloader()
 
 
+def test_prediction_needs_no_training_data_and_takes_its_size(own: Path, tmp_path: Path, cache: str) -> None:
+    Image.fromarray(np.dstack([picture(3, 0, 48, True)[0]] * 3)).save(tmp_path / "x.png")
+    away = Folder(root=str(tmp_path / "gone"), cache_dir=cache, image_size=24, in_channels=1)
+    away.predict_input = str(tmp_path / "x.png")
+    away.prepare_data()
+    away.setup("predict")
+    assert next(iter(away.predict_dataloader()))["image"].shape == (1, 1, 24, 24)
+    here = Folder(root=str(own), cache_dir=cache)
+    here.predict_input = str(tmp_path / "x.png")
+    assert next(iter(here.predict_dataloader()))["image"].shape == (1, 1, 32, 32)
+    other = MedMNIST(cache_dir=cache, image_size=40)
+    other.predict_input = str(tmp_path / "x.png")
+    assert next(iter(other.predict_dataloader()))["image"].shape == (1, 1, 40, 40)
+
+
 def test_the_same_pixels_in_training_and_test_are_told(own: Path, tmp_path: Path) -> None:
     source = sorted((own / "train" / "normal").iterdir())[0]
     shutil.copy(source, own / "test" / "normal" / "copy.png")

@@ -16,7 +16,7 @@ from datamodules.brain_mri import prepare_slices, prepare_volume, read_volume
 from datamodules.covidx import parse_list, version
 from datamodules.reading import BadFile
 from datamodules.records import Record, hash_order, held_out, manifest_hash
-from datamodules.vindr_cxr import ddad_lists, healthy_films, read_boxes
+from datamodules.vindr_cxr import ddad_lists, healthy_films, read_boxes, reader_notes
 from zoo.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -250,6 +250,12 @@ def test_vindr_boxes_and_votes(tmp_path: Path) -> None:
     assert healthy_films(_csv(tmp_path / "l.csv", ["image_id", "rad_id", "No finding"], votes)) == {"a"}
     with pytest.raises(UserError, match=r"l.csv: no column class_name \(found image_id, rad_id, No finding\)"):
         read_boxes(tmp_path / "l.csv")
+
+
+def test_vindr_readers_are_counted(tmp_path: Path) -> None:
+    votes = [["a", f"R{i}", 1] for i in range(3)] + [["b", "R1", 1], ["b", "R1", 0], ["b", "R2", 0], ["c", "R1", 0]]
+    path = _csv(tmp_path / "l.csv", ["image_id", "rad_id", "No finding"], votes)
+    assert reader_notes(path) == [f"{path}: 2 films without three different readers, first b"]
 
 
 def test_vindr_ddad_repair(tmp_path: Path) -> None:
