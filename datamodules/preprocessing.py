@@ -363,3 +363,41 @@ def imagenet_normalise(image: Array) -> Array:
     """Subtract ImageNet's mean, divide by its deviation; ``(..., 3, H, W)`` in [0, 1] to about [-2.1, 2.6]."""
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (image - mean) / std
+
+
+# ---- sources of blends -----------------------------------------------------------------------------------------------
+
+
+def natural_source(picture: Array, size: tuple[int, int] = (256, 256)) -> Array:
+    """A photograph as source for chest films, as in the multi-task paper.
+
+    Args:
+        picture: ``(H, W, 3)`` uint8.
+        size: ``(H, W)``.
+
+    Returns:
+        Array: grey, squeezed to 512 x 512, equalised, then ``size``; ``(H, W)`` float64 in [-1, 1].
+    """
+    from skimage.transform import resize
+
+    grey = (picture.astype(np.float32) / 255) @ np.array([[0.2989], [0.587], [0.114]], np.float32)
+    image = 2 * equalise(resize_image(grey, (512, 512))[..., 0]) - 1
+    return image if tuple(size) == (512, 512) else resize(image, size, order=1, anti_aliasing=True)
+
+
+def abdomen_source(volume: Array) -> tuple[Array, Array]:
+    """An abdominal CT of MOOD as source for brains, as in the multi-task paper.
+
+    Args:
+        volume: ``(z, y, x)`` in [0, 1].
+
+    Returns:
+        tuple: every 4th voxel, z-scored over the body, and the body: all but the dark region at the first corner.
+    """
+    from scipy.ndimage import label
+
+    low = volume[::4, ::4, ::4].astype(np.float32)
+    parts, _ = label((low >= 0) & (low <= 0.03))
+    inside = parts != parts[0, 0, 0] if parts[0, 0, 0] else np.ones(low.shape, bool)
+    low[inside] = (low[inside] - low[inside].mean()) / (low[inside].std() + 1e-8)
+    return low, inside
