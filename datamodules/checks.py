@@ -47,14 +47,14 @@ def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) ->
         limit: smallest correlation that counts.
 
     Returns:
-        list: one line per test image with its nearest training image.
+        list: one line per test image with its nearest training image, the most alike first.
     """
     splits = np.array([records[number].split for number in store.record])
     train, test = np.flatnonzero(np.isin(splits, _SEEN_IN_TRAINING)), np.flatnonzero(splits == "test")
     if not len(train) or not len(test):
         return []
     reference = thumbnails(store, train)
-    found = []
+    found: list[tuple[float, str]] = []
     for start in range(0, len(test), 256):
         chosen = test[start : start + 256]
         correlation = thumbnails(store, chosen) @ reference.T
@@ -62,8 +62,9 @@ def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) ->
         for row, column in enumerate(best):
             if correlation[row, column] > limit:
                 pair = records[store.record[chosen[row]]].id, records[store.record[train[column]]].id
-                found.append(f"{pair[0]} (test) looks like {pair[1]}: correlation {correlation[row, column]:.3f}")
-    return found
+                value = float(correlation[row, column])
+                found.append((value, f"{pair[0]} (test) looks like {pair[1]}: correlation {value:.3f}"))
+    return [line for _, line in sorted(found, reverse=True)]
 
 
 def thumbnails(store: Store, positions: Array, side: int = 32) -> Array:

@@ -188,7 +188,11 @@ def _examine_images(name: str, root: Path, cache_dir: str | None) -> Report:
     counts.update(_parts(name, root, data))
     notes = find_leaks(data.store, data.records)
     if len(data.store.shape) == 3 and (data.store.slices < 0).all():
-        notes += near_copies(data.store, data.records)
+        alike = near_copies(data.store, data.records)
+        tested = counts["test normal"] + counts["test anomalous"]
+        notes += (
+            [f"{len(alike)} of {tested} test images look like a training image; nearest: {alike[0]}"] if alike else []
+        )
     if name == "covidx":
         notes += _covidx_notes(root)
     if name == "vindr_cxr" and (labels_file := next(root.rglob("image_labels_train.csv"), None)) is not None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 import datamodules.folder
 from datamodules import Folder, MedMNIST
+from datamodules.checks import near_copies
 from datamodules.loading import EpochOrder
 from datamodules.shapes import picture, write_folder
 from datamodules.validation import add_blob
@@ -286,6 +287,23 @@ def test_the_same_pixels_in_training_and_test_are_told(own: Path, tmp_path: Path
     shutil.copy(source, own / "test" / "normal" / "copy.png")
     with pytest.warns(UserWarning, match=r"same pixels: test/normal/copy.png \(test\) and train/normal/0000.png"):
         Folder(root=str(own), cache_dir=str(tmp_path / "c"), seed=1).setup()
+
+
+def test_near_copies_are_found_and_others_are_not(own: Path, tmp_path: Path) -> None:
+    source = sorted((own / "train" / "normal").iterdir())[0]
+    pixels = np.asarray(Image.open(source)).astype(float)
+    noise = np.random.default_rng(0).normal(0, 3, pixels.shape)
+    copy = np.clip(0.9 * pixels + 12 + noise, 0, 255).astype(np.uint8)  # brighter, flatter, noisy
+    Image.fromarray(copy).save(own / "test" / "normal" / "copy.png")
+    for path in (own / "test" / "normal").iterdir():
+        if path.name != "copy.png":
+            Image.fromarray(np.random.default_rng(1).integers(0, 255, (32, 32), np.uint8)).save(path)
+    data = Folder(root=str(own), cache_dir=str(tmp_path / "c"))
+    data.setup()
+    assert data.store is not None
+    found = [line for line in near_copies(data.store, data.records) if "test/normal" in line]
+    assert len(found) == 1
+    assert found[0].startswith("test/normal/copy.png (test) looks like train/normal/0000.png: correlation 0.9")
 
 
 def test_thresholded_images_are_refused(tmp_path: Path) -> None:
