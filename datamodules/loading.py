@@ -43,6 +43,7 @@ class CachedImages(Dataset[Batch]):
         self.ids, self.subjects, self.sources = list(ids), list(subjects), None if sources is None else list(sources)
         self.labels = np.asarray(labels, np.int64)
         self.with_mask = with_mask
+        self._with_spacing = not np.isnan(store.spacing).any()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -64,7 +65,7 @@ class CachedImages(Dataset[Batch]):
         }
         if self.with_mask:
             batch["mask"] = torch.from_numpy(self.store.mask(where))
-        if not np.isnan(self.store.spacing).any():
+        if self._with_spacing:
             batch["spacing"] = torch.from_numpy(self.store.spacing[where])
         if self.sources is not None:
             batch["source"] = [self.sources[position] for position in chosen]

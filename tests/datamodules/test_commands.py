@@ -58,6 +58,9 @@ def test_check_reports_errors_and_exit_code(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["check", "folder", "--root", str(root), "--cache_dir", str(tmp_path / "c")]) == 1
     assert f"error: {victim}: 0 bytes" in capsys.readouterr().out
+    victim.write_bytes(sorted((root / "train" / "normal").iterdir())[0].read_bytes())
+    assert main(["check", "folder", "--root", str(root), "--cache_dir", str(tmp_path / "c")]) == 1
+    assert "error: same pixels: test/normal/" in capsys.readouterr().out
     (root / "PHANTOM_DATA.json").unlink()
     assert main(["check", "hcp", "--root", str(root)]) == 1
     out = capsys.readouterr().out
