@@ -54,8 +54,10 @@ def ssim_map(x: Tensor, y: Tensor, window: int = 11, data_range: float = 1.0) ->
         ``(B, C, H, W)``, at most 1; 1 where both windows are equal.
     """
     _check_pair(x, y)
+    kernel = gaussian_window(window).to(x.device)
     with torch.autocast(x.device.type, enabled=False):
-        return _similarity(_moments(x.float(), y.float(), gaussian_window(window).to(x.device), data_range))
+        parts = [_similarity(_moments(*_pair(x, y, block), kernel, data_range)) for block in _blocks(x)]
+    return torch.cat(parts)
 
 
 def ssim_loss(x: Tensor, y: Tensor, window: int = 11, data_range: float = 1.0) -> Tensor:
@@ -83,10 +85,10 @@ class _NegativeSSIM(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, y: Tensor, window: int, span: float) -> Tensor:
         kernel = gaussian_window(window).to(x.device)
         needs_gradient = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(x, dtype=torch.float32) if needs_gradient else None
+        gradient = torch.empty(x.shape, device=x.device) if needs_gradient else None
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         for block in _blocks(x):
-            part_x, part_y = x[block].float(), y[block].float()
+            part_x, part_y = _pair(x, y, block)
             moments = _moments(part_x, part_y, kernel, span)
             similarity = _similarity(moments)
             total += similarity.sum()
@@ -112,6 +114,11 @@ def _blocks(x: Tensor) -> list[slice]:
     """Slices of the batch: small ones on a CPU for its cache, the whole batch elsewhere."""
     size = len(x) if x.device.type != "cpu" else max(1, _BLOCK_ELEMENTS // max(1, x[0].numel()))
     return [slice(start, start + size) for start in range(0, len(x), max(1, size))]
+
+
+def _pair(x: Tensor, y: Tensor, block: slice) -> tuple[Tensor, Tensor]:
+    """A block of both in float32 and channel by channel, the layout in which depthwise convolutions are fast."""
+    return x[block].float().contiguous(), y[block].float().contiguous()
 
 
 def _blur(stack: Tensor, kernel: Tensor) -> Tensor:

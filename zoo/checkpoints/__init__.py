@@ -1,0 +1,1 @@
+"""Reading checkpoints, ours and the original authors', without running anything that they contain."""
