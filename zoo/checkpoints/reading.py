@@ -37,7 +37,7 @@ def read_checkpoint(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused, nothing was run: {_forbidden(str(error))}") from error
     except Exception as error:  # torch reports damage by many types
-        raise UserError(f"{path}: damaged checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: damaged checkpoint ({type(error).__name__}: {str(error).partition(chr(10))[0]})") from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

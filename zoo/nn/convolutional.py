@@ -20,7 +20,7 @@ def check_divisible(image_size: tuple[int, ...], multiple: int, reason: str, min
     if all(side % multiple == 0 and side >= minimum for side in image_size):
         return
     found = " x ".join(map(str, image_size))
-    nearest = max(math.ceil(min(image_size) / multiple), math.ceil(minimum / multiple)) * multiple
+    nearest = " x ".join(str(math.ceil(max(side, minimum) / multiple) * multiple) for side in image_size)
     raise UserError(
         f"image_size {found} does not fit: {reason} needs sides that are multiples of {multiple} and at least "
         f"{max(minimum, multiple)}, for example {nearest}; change data.image_size or give fewer hidden_dims"

@@ -1,0 +1,127 @@
+"""Deep feature reconstruction: compress VGG features of all depths at every place; what is lost is anomalous.
+
+Shi, Yang, Qi 2020, "Unsupervised anomaly segmentation via deep feature reconstruction" (arXiv 2012.07122), in the form
+that Meissen et al. 2022 compare with.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.features import FeatureExtractor, Normalisation
+from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.residual import residual_loss, residual_map
+
+_STRIDE = 4
+# the ReLUs relu1_1 to relu4_4 of VGG-19
+_VGG19_RELUS = tuple(f"features.{index}" for index in (1, 3, 6, 8, 11, 13, 15, 17, 20, 22, 24, 26))
+
+
+class DeepFeatureReconstruction(AnomalyModule):
+    """Deep feature reconstruction (DFR).
+
+    Images in [0, 1], 1 or 3 channels. The paper estimates the code's channels by a PCA; the code compared here fixes
+    them, and so do we.
+
+    Args:
+        image_size: (H, W) in pixels, multiples of 4.
+        in_channels: 1 or 3.
+        backbone: a timm model.
+        layers: its layers; all maps are resized to the image, averaged over 4 x 4 pixels and stacked.
+        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
+        normalisation: of the image; ``none`` as in the feature autoencoder's comparison, ``imagenet`` as in the paper.
+        latent_channels: channels of the code at each place.
+        score: pooling of the map to the image score.
+        score_fraction: share of pixels that ``top_q`` averages.
+        score_foreground: pool over pixels above 0 only.
+        lr: learning rate of Adam.
+    """
+
+    reference = {
+        "title": "Unsupervised Anomaly Segmentation via Deep Feature Reconstruction",
+        "venue": "Neurocomputing",
+        "year": 2020,
+        "url": "https://arxiv.org/abs/2012.07122",
+    }
+    tiny = {
+        "image_size": 32,
+        "backbone": "resnet18",
+        "layers": ("layer0", "layer1"),
+        "weights": "random",
+        "latent_channels": 4,
+    }
+
+    extractor: FeatureExtractor
+    network: nn.Sequential
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        backbone: str = "vgg19",
+        layers: tuple[str, ...] = _VGG19_RELUS,
+        weights: str = "imagenet",
+        normalisation: Normalisation = "none",
+        latent_channels: int = 128,
+        score: PoolingRule = "mean",
+        score_fraction: float = 0.1,
+        score_foreground: bool = True,
+        lr: float = 2e-4,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create extractor and the autoencoder of 1 x 1 convolutions.
+
+        Raises:
+            UserError: a side that is no multiple of 4.
+        """
+        hp = self.hparams
+        if any(side % _STRIDE for side in self.image_size):
+            raise UserError(f"image_size {self.image_size}: DFR needs sides that are multiples of {_STRIDE}")
+        self.extractor = FeatureExtractor(
+            hp["backbone"],
+            tuple(hp["layers"]),
+            weights=hp["weights"],
+            normalisation=hp["normalisation"],
+            in_channels=self.in_channels,
+        )
+        channels, code = sum(self.extractor.channels), hp["latent_channels"]
+        widths = (channels, (channels + 2 * code) // 2, 2 * code, code, 2 * code, (channels + 2 * code) // 2, channels)
+        self.network = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(source, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+                for source, width in zip(widths[:-1], widths[1:], strict=True)
+            )
+        )
+
+    def features(self, image: Tensor) -> Tensor:
+        """All maps on one grid: ``(B, C, H, W)`` -> ``(B, K, H / 4, W / 4)``."""
+        resized = (
+            F.interpolate(values, size=image.shape[2:], mode="bilinear", align_corners=True)
+            for values in self.extractor(image)
+        )
+        return torch.cat([F.avg_pool2d(values, _STRIDE) for values in resized], dim=1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean squared error between the features and their reconstruction."""
+        features = self.features(batch["image"])
+        loss = residual_loss(self.network(features), features, "l2")
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with a constant rate over the autoencoder."""
+        return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Squared error of the features, averaged over channels and resized to the image."""
+        features = self.features(image)
+        small_map = residual_map(self.network(features), features, "l2")
+        anomaly_map = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=True)
+        foreground = (image > 0).any(dim=1, keepdim=True) if self.hparams["score_foreground"] else None
+        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"], foreground)
+        return Prediction(score, anomaly_map)
