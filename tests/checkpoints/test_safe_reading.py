@@ -119,5 +119,5 @@ def test_our_checkpoint_loads_without_backbone_weights(tmp_path):
     loaded = zoo.load_pretrained(tmp_path / "model.ckpt")
     image = torch.rand(2, 1, 32, 32)
     assert torch.equal(loaded(image).anomaly_map, model(image).anomaly_map)
-    with pytest.raises(UserError, match="zoo.load_pretrained"):
+    with pytest.raises(UserError, match=r"zoo\.load_pretrained"):
         zoo.import_checkpoint(Path(tmp_path / "model.ckpt"))

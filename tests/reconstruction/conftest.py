@@ -47,7 +47,8 @@ def fae_golden():
 @pytest.fixture(scope="session")
 def baseline_keys():
     return {
-        name: entry["state_dict"] for name, entry in json.loads((GOLDEN_FAE / "baselines_keys.json").read_text()).items()
+        name: entry["state_dict"]
+        for name, entry in json.loads((GOLDEN_FAE / "baselines_keys.json").read_text()).items()
     }
 
 

@@ -1,4 +1,4 @@
-"""FAE: equal to the authors' outputs, losses and gradients; import of their checkpoints; sizes, blank images, options."""
+"""FAE: equal to the authors' outputs, losses, gradients; import of their checkpoints; sizes, blank images, options."""
 
 import argparse
 import json

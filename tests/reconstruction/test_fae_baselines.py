@@ -1,4 +1,4 @@
-"""The baselines of the feature autoencoder's paper: equal to its code; statistics by brute force; what is deterministic."""
+"""The baselines of the feature autoencoder's paper: equal to its code; statistics by brute force."""
 
 import re
 
@@ -25,7 +25,9 @@ def image(fae_golden):
 def load(model, entries, filled, rename):
     """Fill a model with the golden weights under its own names; every tensor must find its place."""
     tensors = {rename(key): value for key, value in filled(entries).items()}
-    missing, _ = model.load_state_dict({key: tensors[key] for key in model.state_dict() if key in tensors}, strict=False)
+    missing, _ = model.load_state_dict(
+        {key: tensors[key] for key in model.state_dict() if key in tensors}, strict=False
+    )
     assert not missing
     return model.eval()
 
@@ -48,7 +50,8 @@ def test_autoencoder(loss, golden, baseline_keys, filled, image, close):
     name = {"l1": "ae_l1", "l2": "ae_mse", "ssim": "ae_ssim"}[loss]
     assert sum(p.numel() for p in model.parameters()) == 3_185_552
     close(prediction.reconstruction[:, :, ::4, ::4], golden["ae/reconstruction"], 1e-5)
-    close(prediction.anomaly_map[:, :, ::4, ::4], golden[f"{name}/anomaly_map"], 1e-5)
+    # squared differences reach 81, where the golden float32 values are themselves 5e-5 off those in float64
+    close(prediction.anomaly_map[:, :, ::4, ::4], golden[f"{name}/anomaly_map"], 5e-5 if loss == "l2" else 1e-5)
     close(prediction.anomaly_score, golden[f"{name}/anomaly_score"], 1e-5)
     close(residual_loss(model.network(image), image, loss), golden[f"{name}/loss"], 1e-5)
 
@@ -128,9 +131,7 @@ def dfr_name(key):
 
 @torch.no_grad()
 def test_dfr(golden, baseline_keys, filled, image, close):
-    model = load(
-        zoo.create_model("dfr", image_size=128, weights="random"), baseline_keys["dfr"], filled, dfr_name
-    )
+    model = load(zoo.create_model("dfr", image_size=128, weights="random"), baseline_keys["dfr"], filled, dfr_name)
     assert sum(p.numel() for p in model.network.parameters()) == 13_860_096
     features = model.features(image)
     reconstruction = model.network(features)

@@ -52,8 +52,9 @@ def _candidates(format: str, model: str | None) -> list[Method]:
     formats = sorted({str(method.checkpoint_format) for method in importable})
     if format != "auto" and format not in formats:
         close = nearest(format, formats)
-        raise UserError(f"unknown checkpoint format '{format}'; {'nearest' if close else 'known'}: "
-                        f"{', '.join(close or formats)}")
+        raise UserError(
+            f"unknown checkpoint format '{format}'; {'nearest' if close else 'known'}: {', '.join(close or formats)}"
+        )
     chosen = [method for method in importable if format in ("auto", method.checkpoint_format)]
     if model is None:
         return chosen

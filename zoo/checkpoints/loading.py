@@ -42,7 +42,9 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{source}: tensors do not fit its own arguments: {str(error).splitlines()[-1].strip()}") from error
+        raise UserError(
+            f"{source}: tensors do not fit its own arguments: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return model.eval()
 
 
@@ -88,7 +90,9 @@ def _download(url: str) -> Path:
             raise UserError(f"{url}: {partial.stat().st_size} of {expected} bytes arrived; try again")
         partial.replace(target)
     except (urllib.error.URLError, TimeoutError, OSError) as error:
-        raise UserError(f"{url}: could not be fetched ({error}); download it yourself and give the file's path") from error
+        raise UserError(
+            f"{url}: could not be fetched ({error}); download it yourself and give the file's path"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -103,7 +107,9 @@ def _from_hub(source: str) -> Path:
     try:
         return Path(hf_hub_download(f"{parts[0]}/{parts[1]}", parts[2]))
     except Exception as error:  # the client raises many types
-        raise UserError(f"{source}: could not be fetched ({type(error).__name__}); give a local file instead") from error
+        raise UserError(
+            f"{source}: could not be fetched ({type(error).__name__}); give a local file instead"
+        ) from error
 
 
 def _from_wandb(source: str) -> Path:
@@ -115,7 +121,9 @@ def _from_wandb(source: str) -> Path:
     try:
         folder = Path(wandb.Api().artifact(name).download(str(_cache() / "wandb" / name.replace(":", "-"))))
     except Exception as error:  # the client raises many types
-        raise UserError(f"{source}: could not be fetched ({type(error).__name__}); give a local file instead") from error
+        raise UserError(
+            f"{source}: could not be fetched ({type(error).__name__}); give a local file instead"
+        ) from error
     found = sorted(folder.rglob("*.ckpt"))
     if len(found) != 1:
         raise UserError(f"{source}: expected one .ckpt in the artifact, found {len(found)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.errors import UserError
 
 # Original code of several papers stores its options in this class; it holds attributes and runs nothing.
-_ALLOWED = [argparse.Namespace]
+_ALLOWED: list[Any] = [argparse.Namespace]
 _NESTS = ("state_dict", "model_state_dict", "model")
 
 
@@ -37,7 +37,9 @@ def read_checkpoint(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: refused, nothing was run: {_forbidden(str(error))}") from error
     except Exception as error:  # torch reports damage by many types
-        raise UserError(f"{path}: damaged checkpoint ({type(error).__name__}: {str(error).partition(chr(10))[0]})") from error
+        raise UserError(
+            f"{path}: damaged checkpoint ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

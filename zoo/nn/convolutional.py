@@ -1,5 +1,6 @@
 """Convolutional encoders and decoders of two-dimensional autoencoders, and the sizes that they accept."""
 
+import itertools
 import math
 from collections import OrderedDict
 from typing import Literal
@@ -93,7 +94,7 @@ def conv_decoder(
                 norm=norm,
                 dropout=dropout,
             )
-            for source, width in zip(widths[:-1], widths[1:], strict=True)
+            for source, width in itertools.pairwise(widths)
         )
     )
 

@@ -47,8 +47,8 @@ class FeatureExtractor(nn.Module):
         layers: module paths in it, for example ``("layer1", "layer2")`` or ``("features.1",)``; ``layer0`` is the stem
             of a ResNet including its max-pool.
         weights: ``imagenet`` (downloaded by timm), ``random``, or the path of a state dict of torchvision or timm.
-        statistics: ``frozen`` keeps batch norms in evaluation mode under any ``train()``; ``batch`` lets them follow the
-            module's mode, so that training uses batch statistics and moves the running ones.
+        statistics: ``frozen`` keeps batch norms in evaluation mode under any ``train()``; ``batch`` lets them follow
+            the module's mode, so that training uses batch statistics and moves the running ones.
         normalisation: of images in [0, 1]: ``imagenet`` mean and deviation, ``centre`` to [-1, 1], or ``none``.
         in_channels: 1 (the channel is repeated) or 3.
 
@@ -153,10 +153,10 @@ def _create(backbone: str, weights: str) -> nn.Module:
             return timm.create_model(backbone, pretrained=True, num_classes=0)
         except Exception as error:  # the hub client raises dozens of types when it is offline
             raise UserError(
-                f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}): copy a torchvision or timm "
-                "state dict (.pth or .safetensors) to this machine and give its path as weights, or weights=random"
+                f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}): copy a torchvision or "
+                "timm state dict (.pth or .safetensors) to this machine and give its path as weights, or weights=random"
             ) from error
-    model = timm.create_model(backbone, pretrained=False, num_classes=0)
+    model: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
     if type(model).__name__ == "ResNet":
         # timm zeroes the last norm of every block, which would leave a random network's blocks without effect
         model.init_weights(zero_init_last=False)
@@ -165,13 +165,11 @@ def _create(backbone: str, weights: str) -> nn.Module:
 
 def _load(model: nn.Module, path: Path, backbone: str) -> None:
     tensors = read_tensors(path)
-    missing = [
-        key for key in model.state_dict() if key not in tensors and not key.endswith("num_batches_tracked")
-    ]
+    missing = [key for key in model.state_dict() if key not in tensors and not key.endswith("num_batches_tracked")]
     if missing:
         raise UserError(
-            f"{path}: no state dict of {backbone}: {len(missing)} tensors are missing, for example {missing[0]}; expected "
-            "the names of torchvision or timm"
+            f"{path}: no state dict of {backbone}: {len(missing)} tensors are missing, for example {missing[0]}; "
+            "expected the names of torchvision or timm"
         )
     try:
         model.load_state_dict(tensors, strict=False)

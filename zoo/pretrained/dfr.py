@@ -4,6 +4,8 @@ Shi, Yang, Qi 2020, "Unsupervised anomaly segmentation via deep feature reconstr
 that Meissen et al. 2022 compare with.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,7 +96,7 @@ class DeepFeatureReconstruction(AnomalyModule):
         self.network = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(source, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-                for source, width in zip(widths[:-1], widths[1:], strict=True)
+                for source, width in itertools.pairwise(widths)
             )
         )
 

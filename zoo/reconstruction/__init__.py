@@ -4,7 +4,7 @@ The map is a distance ``d(x, r(x))`` at each pixel, where ``r`` was trained on h
 (autoencoder, VAE, f-AnoGAN), masked patches (MAE), or the same in the space of features instead of intensities (FAE).
 Statistics of intensities (voxel-wise z-score, thresholding) are here too, as the floor that the others must beat.
 
-They fail when ``r`` learns to copy anything it sees (a wide code), when healthy detail is lost with the lesion (a narrow
-one, whose residuals at edges drown small lesions), and, with intensity distances, when a lesion is no brighter or darker
-than healthy tissue. Distances of structure (SSIM) and of features answer the last.
+They fail when ``r`` learns to copy anything it sees (a wide code), when healthy detail is lost with the lesion (a
+narrow one, whose residuals at edges drown small lesions), and, with intensity distances, when a lesion is no brighter or
+darker than healthy tissue. Distances of structure (SSIM) and of features answer the last.
 """

@@ -1,8 +1,10 @@
-"""f-AnoGAN: a Wasserstein GAN of healthy images, then an encoder into it; what the pair does not bring back is anomalous.
+"""f-AnoGAN: a Wasserstein GAN of healthy images, then an encoder into it; what they lose is anomalous.
 
 Schlegl et al. 2019, "f-AnoGAN: fast unsupervised anomaly detection with generative adversarial networks", with the
 networks and losses that Meissen et al. 2022 compare with.
 """
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -178,7 +180,7 @@ def _up_block(source: int, width: int) -> _Block:
 
 def _down_blocks(widths: tuple[int, ...], image_size: tuple[int, ...], layer_norm: bool) -> nn.Sequential:
     blocks = []
-    for level, (source, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for level, (source, width) in enumerate(itertools.pairwise(widths)):
         shape = (source, *(side // 2**level for side in image_size))
         norm1, norm2 = (nn.LayerNorm(shape) if layer_norm else nn.BatchNorm2d(source) for _ in range(2))
         blocks.append(
@@ -201,15 +203,13 @@ def _grid(image_size: tuple[int, ...], widths: tuple[int, ...]) -> tuple[int, in
 class Generator(nn.Module):
     """Code ``(B, latent_dim)`` to image ``(B, C, H, W)`` in [-1, 1]."""
 
-    def __init__(
-        self, in_channels: int, image_size: tuple[int, ...], widths: tuple[int, ...], latent_dim: int
-    ) -> None:
+    def __init__(self, in_channels: int, image_size: tuple[int, ...], widths: tuple[int, ...], latent_dim: int) -> None:
         super().__init__()
         self.grid = _grid(image_size, widths)
         channels, height, width = self.grid
         self.to_grid = nn.Linear(latent_dim, channels * height * width)
         falling = widths[::-1]
-        self.blocks = nn.Sequential(*(_up_block(*pair) for pair in zip(falling[:-1], falling[1:], strict=True)))
+        self.blocks = nn.Sequential(*(_up_block(*pair) for pair in itertools.pairwise(falling)))
         self.norm = nn.BatchNorm2d(widths[0])
         self.to_image = nn.Conv2d(widths[0], in_channels, 3, padding=1)
 
@@ -241,9 +241,7 @@ class Critic(nn.Module):
 class Encoder(nn.Module):
     """Image ``(B, C, H, W)`` to a code ``(B, latent_dim)`` in [-1, 1]."""
 
-    def __init__(
-        self, in_channels: int, image_size: tuple[int, ...], widths: tuple[int, ...], latent_dim: int
-    ) -> None:
+    def __init__(self, in_channels: int, image_size: tuple[int, ...], widths: tuple[int, ...], latent_dim: int) -> None:
         super().__init__()
         channels, height, width = _grid(image_size, widths)
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)

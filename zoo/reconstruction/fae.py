@@ -38,9 +38,9 @@ class FeatureAutoencoder(AnomalyModule):
         backbone: a ResNet-like timm model.
         layers: its layers, in order; ``layer0`` is the stem with max-pool.
         weights: ``imagenet`` (the paper), ``random``, or the path of a state dict of torchvision or timm.
-        extractor_stats: ``batch`` = the authors' behaviour: batch norms of the backbone use batch statistics in training
-            and move their running statistics to the training images; ``frozen`` = evaluation mode throughout. The paper
-            calls the extractor frozen, its code (and so its figures) does not; the first is the default for parity.
+        extractor_stats: ``batch`` = the authors' behaviour: batch norms of the backbone use batch statistics in
+            training and move their running statistics to the training images; ``frozen`` = evaluation mode throughout.
+            The paper calls the extractor frozen, its code (and so its figures) does not; the first is the default.
         keep_features: share of the feature channels that are kept, drawn once when the network is built.
         hidden_dims: channels after each halving of the feature grid.
         dropout: probability of dropping a channel after each block.
@@ -179,11 +179,15 @@ class FeatureAutoencoder(AnomalyModule):
         try:
             arguments = {**_read_arguments(tensors, config), **init_args}
         except KeyError as error:
-            raise UserError(f"FAE checkpoint: tensor or option {error} is missing; expected the authors' last.pt") from error
+            raise UserError(
+                f"FAE checkpoint: tensor or option {error} is missing; expected the authors' last.pt"
+            ) from error
         with weights_follow():
             model = cls(**arguments)
             model.configure_model()
-        report = transfer(model, {_own_name(key, len(arguments["hidden_dims"])): value for key, value in tensors.items()})
+        report = transfer(
+            model, {_own_name(key, len(arguments["hidden_dims"])): value for key, value in tensors.items()}
+        )
         _log.info("FAE checkpoint: %s", report)
         return model
 

@@ -1,7 +1,7 @@
 """Voxel-wise statistics: how many standard deviations a voxel lies from the healthy mean at its place.
 
-The statistical baseline ("BM") of Meissen et al. 2022 for registered images, after Saase et al. 2020, "Simple statistical
-methods for unsupervised brain anomaly detection on MRI are competitive to deep learning methods" (arXiv 2011.12735).
+The statistical baseline ("BM") of Meissen et al. 2022 for registered images, after Saase et al. 2020, "Simple
+statistical methods for unsupervised brain anomaly detection on MRI are competitive to deep learning methods" (arXiv 2011.12735).
 """
 
 import torch
@@ -84,7 +84,9 @@ class VoxelStatistics(AnomalyModule):
             UserError: fewer than two training images were seen.
         """
         if self.count < 2:
-            raise UserError(f"VoxelStatistics was fitted to {int(self.count)} images and needs at least 2; run fit first")
+            raise UserError(
+                f"VoxelStatistics was fitted to {int(self.count)} images and needs at least 2; run fit first"
+            )
         deviation = (self.sum_of_squares / (self.count - 1)).sqrt() + self.hparams["min_std"]
         anomaly_map = ((image.float() - self.mean).abs() / deviation).mean(dim=1, keepdim=True)
         foreground = (image > 0).any(dim=1, keepdim=True) if self.hparams["score_foreground"] else None

@@ -5,7 +5,7 @@ autoencoder uses it (Meissen et al. 2022): Gaussian window of sigma 1.5, size-pr
 C1 = (0.01 L)^2 and C2 = (0.03 L)^2 for a dynamic range L, full product, no clamping.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,7 @@ def ssim_loss(x: Tensor, y: Tensor, window: int = 11, data_range: float = 1.0) -
 
 class _NegativeSSIM(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, y: Tensor, window: int, span: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, window: int, span: float) -> Tensor:
         kernel = gaussian_window(window).to(x.device)
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty(x.shape, device=x.device) if needs_gradient else None
@@ -100,7 +100,7 @@ class _NegativeSSIM(torch.autograd.Function):
         return (-total / x.numel()).float()
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_outputs[0]).to(ctx.dtype), None, None, None
 
