@@ -146,14 +146,16 @@ def test_dfr(golden, baseline_keys, filled, image, close):
 
 @pytest.mark.parametrize("shape", [(1, 8, 9), (2, 4, 5, 6)])
 def test_statistical_is_the_z_score(shape):
-    images = torch.rand(7, *shape) * 3 + 100  # a mean far from 0, where sums of squares would cancel
+    images = (
+        torch.rand(7, *shape, generator=torch.Generator().manual_seed(0)) * 3 + 100
+    )  # a mean far from 0, where sums of squares would cancel
     model = zoo.create_model("statistical", image_size=shape[1:], in_channels=shape[0], score_foreground=False)
     with pytest.raises(UserError, match="fitted to 0 images"):
         model(images)
     for batch in images.split(3):
         model.collect({"image": batch}, 0)
     z = ((images.double() - images.double().mean(0)).abs() / (images.double().std(0) + 1e-7)).mean(1, keepdim=True)
-    assert np.allclose(model(images).anomaly_map, z, rtol=1e-3)
+    assert np.allclose(model(images).anomaly_map, z, rtol=1e-3, atol=1e-4)
     assert np.allclose(model(images).anomaly_score, z.flatten(1).mean(1), rtol=1e-3)
 
 

@@ -5,6 +5,6 @@ The map is a distance ``d(x, r(x))`` at each pixel, where ``r`` was trained on h
 Statistics of intensities (voxel-wise z-score, thresholding) are here too, as the floor that the others must beat.
 
 They fail when ``r`` learns to copy anything it sees (a wide code), when healthy detail is lost with the lesion (a
-narrow one, whose residuals at edges drown small lesions), and, with intensity distances, when a lesion is no brighter or
-darker than healthy tissue. Distances of structure (SSIM) and of features answer the last.
+narrow one, whose residuals at edges drown small lesions), and, with intensity distances, when a lesion is no brighter
+or darker than healthy tissue. Distances of structure (SSIM) and of features answer the last.
 """

@@ -1,7 +1,8 @@
 """Voxel-wise statistics: how many standard deviations a voxel lies from the healthy mean at its place.
 
 The statistical baseline ("BM") of Meissen et al. 2022 for registered images, after Saase et al. 2020, "Simple
-statistical methods for unsupervised brain anomaly detection on MRI are competitive to deep learning methods" (arXiv 2011.12735).
+statistical methods for unsupervised brain anomaly detection on MRI are competitive to deep learning methods"
+(arXiv 2011.12735).
 """
 
 import torch
