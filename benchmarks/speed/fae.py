@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import zoo
 from zoo.allocator import tune_allocator
-from zoo.module import AnomalyModule
+from zoo.reconstruction.fae import FeatureAutoencoder
 from zoo.scoring.ssim import gaussian_window
 
 SIZE = 128
@@ -85,7 +84,7 @@ class Ours:
         self.optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss = self.model.training_step({"image": image}, 0)
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()
         self.optimiser.step()
 
     @torch.no_grad()
@@ -95,9 +94,11 @@ class Ours:
             self.model(image)
 
 
-def _create(device: torch.device, channels_last: bool = False) -> AnomalyModule:
+def _create(device: torch.device, channels_last: bool = False) -> FeatureAutoencoder:
     torch.manual_seed(0)
-    return zoo.create_model("fae", image_size=SIZE, weights="random", channels_last=channels_last).to(device)
+    model = FeatureAutoencoder(image_size=SIZE, in_channels=1, weights="random", channels_last=channels_last)
+    model.configure_model()
+    return model.to(device)
 
 
 def seconds(run: Callable[[Tensor], None], image: Tensor) -> float:
