@@ -157,9 +157,10 @@ def _create(backbone: str, weights: str) -> nn.Module:
                 "timm state dict (.pth or .safetensors) to this machine and give its path as weights, or weights=random"
             ) from error
     model: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
-    if type(model).__name__ == "ResNet":
-        # timm zeroes the last norm of every block, which would leave a random network's blocks without effect
-        model.init_weights(zero_init_last=False)
+    for module in model.modules():
+        # timm zeroes the last norm of residual blocks, which would leave a random network's blocks without effect
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.ones_(module.weight)
     return model
 
 

@@ -1,0 +1,88 @@
+"""Feature extractor: maps are the backbone's own, it stays frozen, weights come from files or fail clearly."""
+
+import pytest
+import timm
+import torch
+
+from zoo.errors import UserError
+from zoo.nn.features import FeatureExtractor, weights_follow
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return timm.create_model("resnet18", pretrained=False).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(resnet, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(resnet.state_dict(), path)
+    return str(path)
+
+
+def test_maps_are_the_backbones(resnet, weights):
+    extractor = FeatureExtractor("resnet18", ("layer0", "layer1", "layer3"), weights=weights, normalisation="none")
+    image = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        stem = resnet.maxpool(resnet.act1(resnet.bn1(resnet.conv1(image))))
+        first = resnet.layer1(stem)
+        third = resnet.layer3(resnet.layer2(first))
+    for found, expected in zip(extractor(image), (stem, first, third), strict=True):
+        assert torch.equal(found, expected)
+    assert extractor.channels == (64, 64, 256)
+    assert extractor.strides == (4, 4, 16)
+
+
+def test_what_follows_the_last_layer_is_cut_and_writes_nothing(weights):
+    extractor = FeatureExtractor("resnet18", ("layer2",), weights=weights)
+    assert not any("layer3" in key or "fc" in key for key in extractor.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    (before,) = extractor(image)
+    assert torch.equal(before, FeatureExtractor("resnet18", ("layer2", "layer4"), weights=weights)(image)[0])
+
+
+def test_frozen_under_train_and_batch_on_request():
+    frozen = FeatureExtractor("resnet18", ("layer1",), weights="random").train()
+    moving = FeatureExtractor("resnet18", ("layer1",), weights="random", statistics="batch").train()
+    assert not any(module.training for module in frozen.modules())
+    before = moving.backbone.bn1.running_mean.clone()
+    moving(torch.rand(2, 3, 32, 32))
+    assert not torch.equal(moving.backbone.bn1.running_mean, before)
+    assert not any(parameter.requires_grad for parameter in moving.parameters())
+
+
+def test_grey_images_are_repeated(weights):
+    extractor = FeatureExtractor("resnet18", ("layer1",), weights=weights, in_channels=1)
+    grey = torch.rand(1, 1, 32, 32)
+    assert torch.equal(extractor(grey)[0], extractor(grey.repeat(1, 3, 1, 1))[0])
+
+
+def test_random_blocks_have_an_effect():
+    extractor = FeatureExtractor("resnet18", ("layer1",), weights="random")
+    assert extractor.backbone.layer1[0].bn2.weight.abs().sum() > 0
+
+
+def test_mistakes_are_named(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no model 'resnet81'; nearest"):
+        FeatureExtractor("resnet81", weights="random")
+    with pytest.raises(UserError, match="no layer 'layer9'; its top-level layers: conv1"):
+        FeatureExtractor("resnet18", ("layer9",), weights="random")
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):
+        FeatureExtractor("resnet18", weights=str(tmp_path / "none.pth"))
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="tensors are missing, for example bn1"):
+        FeatureExtractor("resnet18", weights=str(tmp_path / "part.pth"))
+
+    real = timm.create_model
+
+    def offline(name, pretrained, **options):
+        if pretrained:
+            raise OSError("no network")
+        return real(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError, match=r"could not be fetched \(OSError\).*or weights=random"):
+        FeatureExtractor("resnet18", weights="imagenet")
+    with weights_follow():
+        FeatureExtractor("resnet18", weights="imagenet")
