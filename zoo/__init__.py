@@ -1,0 +1,83 @@
+"""uad-zoo: reference implementations of unsupervised anomaly detection in medical images.
+
+``import zoo`` costs nothing: torch is imported when one of the names below is first used.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.checkpoints.importing import import_checkpoint
+    from zoo.checkpoints.loading import load_pretrained
+    from zoo.module import AnomalyModule, Prediction
+
+__version__ = "0.1.0"
+__all__ = [
+    "AnomalyModule",
+    "Prediction",
+    "create_model",
+    "import_checkpoint",
+    "list_models",
+    "load_pretrained",
+]
+
+_HOMES = {
+    "AnomalyModule": "zoo.module",
+    "Prediction": "zoo.module",
+    "import_checkpoint": "zoo.checkpoints.importing",
+    "load_pretrained": "zoo.checkpoints.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute '{name}'")
+
+
+def list_models(family: str | None = None) -> list[str]:
+    """Names of all methods, or of one family.
+
+    Args:
+        family: ``reconstruction``, ``self_supervised`` or ``pretrained``; None = all.
+
+    Raises:
+        UserError: unknown family.
+    """
+    from zoo.errors import UserError
+    from zoo.registry import FAMILIES, methods
+
+    if family is not None and family not in FAMILIES:
+        raise UserError(f"unknown family '{family}'; families: {', '.join(FAMILIES)}")
+    return [method.name for method in methods().values() if family in (None, method.family)]
+
+
+def create_model(
+    name: str, *, image_size: int | tuple[int, ...], in_channels: int = 1, **init_args: Any
+) -> "AnomalyModule":
+    """A method with its networks built, ready for training or :meth:`AnomalyModule.predict_anomaly`.
+
+    Args:
+        name: a name of :func:`list_models`, for example ``"fae"``.
+        image_size: side of a square image, or ``(H, W)`` or ``(D, H, W)`` in pixels.
+        in_channels: image channels.
+        **init_args: further arguments of the method's class.
+
+    Raises:
+        UserError: unknown name (the nearest ones are listed), unknown argument or a size that the method refuses.
+    """
+    import inspect
+
+    from zoo.errors import UserError
+    from zoo.registry import load_class, nearest
+
+    cls: Callable[..., AnomalyModule] = load_class(name)
+    known = inspect.signature(cls).parameters
+    for key in init_args:
+        if key not in known:
+            raise UserError(f"{name} has no argument '{key}'; nearest: {', '.join(nearest(key, known)) or list(known)}")
+    model = cls(image_size=image_size, in_channels=in_channels, **init_args)
+    model.configure_model()
+    return model

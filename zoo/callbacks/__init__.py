@@ -1,0 +1,1 @@
+"""Callbacks: the common metrics, image panels, prediction writer."""
