@@ -61,6 +61,7 @@ class AnomalyDataModule(LightningDataModule):
 
     Attributes:
         value_range: the range of ``image``.
+        slices_as_stored: slices of a volume are all served, in the file's own orientation, so that maps stack back into it.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
         predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
         records: all records, in the order of the store, after :meth:`setup`.
@@ -71,6 +72,7 @@ class AnomalyDataModule(LightningDataModule):
 
     value_range: tuple[float, float] = (0.0, 1.0)
     stored_range: tuple[float, float] | None = (0.0, 1.0)
+    slices_as_stored: ClassVar[bool] = False
     phantom_name: ClassVar[str]
 
     def __init__(

@@ -35,6 +35,7 @@ class Folder(AnomalyDataModule):
     """
 
     phantom_name = "folder"
+    slices_as_stored = True
 
     def __init__(
         self,

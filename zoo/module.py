@@ -184,6 +184,12 @@ class AnomalyModule(LightningModule):
             return int(self.trainer.estimated_stepping_batches) * self.trainer.accumulate_grad_batches
         return sum(span.end - span.start for span in self._make_plan() if span.stage.kind == "optimise")
 
+    @property
+    def fit_batches(self) -> int:
+        """Training batches of the whole fit, collecting passes included."""
+        plan = self._make_plan() if self.stages() else []
+        return plan[-1].end if plan else self.optimise_batches
+
     def configure_optimizers(self) -> Any:
         """No optimiser: right for methods that only collect statistics."""
         return None

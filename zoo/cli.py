@@ -1,0 +1,125 @@
+"""The commands ``lightning`` and ``zoo``: one program. Only the command that was asked for is imported."""
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+from zoo.errors import UserError
+
+_HELP = """\
+usage: lightning COMMAND [options]          (`zoo` is the same program)
+
+train and use a method
+  fit | validate | test | predict    --config models/NAME --config data/NAME [--config trainer/NAME] [--key value ...]
+                                     --run runs/NAME takes configuration and checkpoint of a run; fit --run resumes it
+look around
+  models [NAME]                      methods: family, paper, year, needs
+  data list | phantom | check        data sets: expected files, generated stand-ins, examination
+compare
+  benchmark CONFIG --out DIR         methods x data sets x seeds, resumable; report DIR ... makes the tables and the page
+checkpoints
+  import | export | push             original authors' files; ONNX, pt2, safetensors; Hugging Face layout
+
+start:   lightning fit --config configs/quickstart.yaml
+help:    lightning COMMAND --help    lightning fit --model.help NAME    lightning --version
+"""
+
+# command: module with main(argv) -> exit code, and whether argv starts with the command itself
+_COMMANDS = {
+    **dict.fromkeys(("fit", "validate", "test", "predict"), ("zoo.running", True)),
+    "models": ("zoo.models_command", False),
+    "data": ("datamodules.commands", False),
+    **dict.fromkeys(("benchmark", "report"), ("benchmarks.commands", True)),
+    **dict.fromkeys(("import", "export", "push"), ("zoo.checkpoints.commands", True)),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments without the program's name; None: of the process.
+
+    Returns:
+        int: 0 all well, 1 something failed, 2 a mistake of the user, told in at most six lines.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    if argv[0] == "--version":
+        import zoo
+
+        print(f"uad-zoo {zoo.__version__}")
+        return 0
+    try:
+        if argv[0] not in _COMMANDS:
+            raise UserError(_unknown_command(argv[0]))
+        module, with_name = _COMMANDS[argv[0]]
+        return importlib.import_module(module).main(argv if with_name else argv[1:])
+    except UserError as error:
+        return _complain(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror or error}")
+    except BrokenPipeError:
+        return 0
+    except SystemExit as error:  # argparse has told the mistake
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _complain(message: str) -> int:
+    lines = [line for line in message.strip().splitlines() if line.strip()][:6]
+    print("error: " + "\n".join(lines), file=sys.stderr)
+    return 2
+
+
+def _unknown_command(word: str) -> str:
+    from zoo.registry import nearest
+
+    if word.startswith("-"):
+        return f"options come after the command: lightning fit {word} ...; commands: {', '.join(_COMMANDS)}"
+    close = nearest(word, _COMMANDS)
+    return f"unknown command '{word}'; {'nearest' if close else 'known'}: {', '.join(close or _COMMANDS)}"
+
+
+def config_path(name: str) -> Path:
+    """A configuration file: a path, or the short name of a shipped one such as ``models/fae``.
+
+    Raises:
+        UserError: no such file; the message lists the nearest shipped names.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    short = name.removesuffix(".yaml").removeprefix("configs/")
+    if short in shipped:
+        return shipped[short]
+    last = [full for full in shipped if full.rpartition("/")[2] == short]
+    if len(last) == 1:
+        return shipped[last[0]]
+    from zoo.registry import nearest
+
+    close = last or nearest(short, shipped)
+    hint = f"nearest shipped: {', '.join(close)}" if close else "shipped: models/..., data/..., papers/..., quickstart"
+    raise UserError(f"--config {name}: no such file; {hint}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """All shipped configurations by short name, in a clone and in an installed wheel."""
+    here = Path(__file__).parent
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
