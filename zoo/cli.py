@@ -17,12 +17,35 @@ look around
   models [NAME]                      methods: family, paper, year, needs
   data list | phantom | check        data sets: expected files, generated stand-ins, examination
 compare
-  benchmark CONFIG --out DIR         methods x data sets x seeds, resumable; report DIR ... makes the tables and the page
+  benchmark CONFIG --out DIR         methods x data sets x seeds, resumable
+  report DIR ...                     tables and page of one or more benchmark folders
 checkpoints
   import | export | push             original authors' files; ONNX, pt2, safetensors; Hugging Face layout
 
 start:   lightning fit --config configs/quickstart.yaml
 help:    lightning COMMAND --help    lightning fit --model.help NAME    lightning --version
+"""
+
+_FIT_HELP = """\
+usage: lightning fit|validate|test|predict --config FILE_OR_NAME ... [--key value ...]
+
+  --config models/fae --config data/folder    shipped names or files, merged left to right; options win
+  --model NAME, --data NAME                   without a file, for example --model FAE --data Folder
+  --model.KEY V, --data.KEY V, --trainer.KEY V    their arguments
+  --data.root DIR            your data; without it a phantom is generated
+  --trainer.max_steps N      or max_epochs, max_time
+  --trainer.accelerator gpu  --trainer.devices 2  --trainer.precision bf16-mixed
+  --seed_everything N        default 0
+  --test_after_fit true      fit, then test
+  --run FOLDER               configuration and checkpoint of a run; fit resumes it
+  --input FILE_OR_FOLDER     predict: what to score
+  --predictions.maps npy|png|none    predict: form of the maps
+  --metrics.foreground_only true     --panels.count N     --last_checkpoint.minutes N
+  --trainer.default_root_dir DIR     runs are made here, default: runs
+  --print_config             show the merged configuration
+
+  lightning fit --model.help NAME    arguments of a method      lightning fit --data.help NAME    of a data set
+  lightning fit --help all           everything, with Lightning's own options
 """
 
 # command: module with main(argv) -> exit code, and whether argv starts with the command itself
@@ -52,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         import zoo
 
         print(f"uad-zoo {zoo.__version__}")
+        return 0
+    if argv[0] in ("fit", "validate", "test", "predict") and argv[1:] in (["-h"], ["--help"]):
+        print(_FIT_HELP, end="")
         return 0
     try:
         if argv[0] not in _COMMANDS:

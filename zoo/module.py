@@ -213,6 +213,7 @@ class AnomalyModule(LightningModule):
             loop = self.trainer.fit_loop
             self._limits = (-1 if loop.max_epochs is None else loop.max_epochs, loop.epoch_loop.max_steps)
             loop.max_epochs, loop.epoch_loop.max_steps = -1, -1
+            self.trainer.num_sanity_val_steps = 0  # before its stages a method has nothing to predict with
 
     def on_train_start(self) -> None:
         """Lay out the stages over the batches of the fit."""

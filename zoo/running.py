@@ -1,9 +1,7 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with short names, run folders and short errors."""
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with run folders."""
 
 import contextlib
-import importlib
 import logging
-import re
 import resource
 import sys
 import time
@@ -21,19 +19,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import datamodules
 from datamodules.base import AnomalyDataModule
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.callbacks.last_checkpoint import LastCheckpoint
 from zoo.callbacks.panels import Panels
 from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
-from zoo.cli import config_path
 from zoo.errors import UserError
 from zoo.module import AnomalyModule
 from zoo.nn.features import weights_follow
-from zoo.registry import find, nearest
-from zoo.run_folder import Run, new_folder, open_run, provenance
+from zoo.options import MODE, Parser, resolve_names, take_run, use_short_names
+from zoo.run_folder import Run, new_folder, provenance
 
 _OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input")
 
@@ -51,172 +47,19 @@ def main(argv: list[str]) -> int:
         UserError: any mistake in options, configuration or data.
     """
     quieten()
-    command, options, run = argv[0], *_take_run(argv[1:])
+    command, options, run = argv[0], *take_run(argv[1:])
+    if options == ["--help", "all"]:
+        options = ["--help"]
     arguments = [command]
     if run is not None:
         arguments += ["--config", str(run.config)]
-    arguments += _resolve_names(options)
-    jsonargparse.set_loader(_MODE, _load_yaml, get_loader_exceptions("yaml"))
+    arguments += resolve_names(options)
+    use_short_names()
     try:
         ZooCLI(arguments, run)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
     return 0
-
-
-# ---- options ------------------------------------------------------------------------------------------------------
-
-_MODE = "zoo"
-get_loader_exceptions = jsonargparse._loaders_dumpers.get_loader_exceptions  # the parser's own list for YAML
-
-
-def _take_run(options: list[str]) -> tuple[list[str], Run | None]:
-    """Take ``--run FOLDER`` out of the options."""
-    rest: list[str] = []
-    folder: str | None = None
-    words = iter(options)
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key == "--run":
-            folder = value if equals else next(words, "")
-        else:
-            rest.append(word)
-    if folder is None:
-        return rest, None
-    if not folder:
-        raise UserError("--run needs the folder of a run, for example --run runs/fae-medmnist-001")
-    return rest, open_run(Path(folder))
-
-
-def _resolve_names(options: list[str]) -> list[str]:
-    """Short names of configurations, methods and data sets become paths; configuration files are checked."""
-    resolvers = {
-        "--config": lambda name: str(_checked(config_path(name))),
-        "-c": lambda name: str(_checked(config_path(name))),
-        "--model": lambda name: find(name).class_path,
-        "--model.class_path": lambda name: find(name).class_path,
-        "--model.help": lambda name: find(name).class_path,
-        "--data": _data_class,
-        "--data.class_path": _data_class,
-        "--data.help": _data_class,
-    }
-    resolved: list[str] = []
-    pending = None
-    for word in options:
-        key, equals, value = word.partition("=")
-        if pending is not None:
-            resolved.append(word if word.startswith(("-", "{")) else pending(word))
-            pending = None
-        elif key in resolvers and equals:
-            resolved.append(f"{key}={value if value.startswith('{') else resolvers[key](value)}")
-        else:
-            pending = resolvers.get(word)
-            resolved.append(word)
-    return resolved
-
-
-def _data_class(name: str) -> str:
-    """Import path of a data set: ``CovidX``, ``covidx`` or a path of the user's own class."""
-    known = [entry for entry in datamodules.__all__ if entry not in ("AnomalyDataModule", "Sample")]
-    wanted = name.removeprefix("datamodules.").replace("_", "").lower()
-    for entry in known:
-        if entry.lower() == wanted:
-            return f"datamodules.{entry}"
-    if "." in name and not name.startswith("datamodules."):
-        return name
-    close = nearest(name.removeprefix("datamodules."), known)
-    raise UserError(f"unknown data set '{name}'; {'nearest' if close else 'known'}: {', '.join(close or known)}")
-
-
-def _checked(path: Path) -> Path:
-    """Read a configuration once for its form, so that mistakes are told with the file's name."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a YAML text file") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys such as model:, data:, trainer:; found {type(content).__name__}")
-    for key, resolve in (("model", find), ("data", _data_class)):
-        part = content.get(key)
-        class_path = part.get("class_path") if isinstance(part, dict) else part
-        if isinstance(class_path, str) and not _own_class(class_path):
-            try:
-                resolve(class_path)
-            except UserError as error:
-                raise UserError(f"{path}: {key}.class_path: {error}") from error
-    return path
-
-
-def _own_class(class_path: str) -> bool:
-    """Whether the path leads to a class outside this package."""
-    module, _, name = class_path.rpartition(".")
-    if not module or module.split(".")[0] in ("zoo", "datamodules"):
-        return False
-    try:
-        return hasattr(importlib.import_module(module), name)
-    except ImportError:
-        return False
-
-
-def _load_yaml(text: str) -> Any:
-    """YAML as jsonargparse reads it, with short names of methods and data sets resolved."""
-    content = jsonargparse._loaders_dumpers.yaml_load(text)
-    if isinstance(content, dict):
-        for key, resolve in (("model", lambda name: find(name).class_path), ("data", _data_class)):
-            part = content.get(key)
-            if isinstance(part, str):
-                content[key] = part = {"class_path": part}
-            if isinstance(part, dict) and isinstance(part.get("class_path"), str):
-                if not _own_class(part["class_path"]):
-                    part["class_path"] = resolve(part["class_path"])
-    return content
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose mistakes are one sentence with the nearest valid name."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raise instead of printing the usage."""
-        raise UserError(explain(message, self)) from ex
-
-
-def explain(message: str, parser: LightningArgumentParser) -> str:
-    """Say in one or two lines what jsonargparse says in fifty."""
-    keys = _keys(parser)
-    unknown = re.search(r"[Oo]ption '([^']+)' is not accepted", message) or re.search(
-        r"does not accept (?:nested key|option) '([^']+)'", message
-    )
-    unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", message)
-    if unknown:
-        return _unknown_key(unknown.group(1), message, keys)
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    drop = ("Problem with given class_path", "Does not validate against any of the Union", "Given value type")
-    kept = [line for line in lines if not line.startswith(drop) and "NoneType" not in line]
-    return "\n".join((kept or lines)[:4])
-
-
-def _unknown_key(key: str, message: str, keys: list[str]) -> str:
-    owner = re.search(r"class_path '([^']+)'", message)
-    parent = re.search(r"(?:key|parameter) \"([^\"]+)\"", message)
-    if owner is not None:
-        part = (parent.group(1) if parent else "model").split(".init_args")[0]
-        module, _, name = owner.group(1).rpartition(".")
-        known = jsonargparse.ArgumentParser(exit_on_error=False)
-        known.add_class_arguments(getattr(importlib.import_module(module), name), None, fail_untyped=False)
-        names = [action.dest for action in known._actions if action.dest not in ("help", "config")]
-        close = nearest(key.rpartition(".")[2], names)
-        return f"{name} has no option {part}.{key}; " + (
-            f"nearest: {', '.join(f'{part}.{one}' for one in close)}" if close else f"options: {', '.join(names[:20])}"
-        )
-    close = nearest(key, keys)
-    return f"unknown option --{key}" + (f"; nearest: {', '.join('--' + one for one in close)}" if close else "")
-
-
-def _keys(parser: LightningArgumentParser) -> list[str]:
-    return [action.dest for action in parser._actions if action.dest and action.dest != "help"]
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
@@ -233,6 +76,7 @@ class ZooCLI(LightningCLI):
     def __init__(self, arguments: list[str], run: Run | None) -> None:
         self.run = run
         terminal = sys.stderr.isatty()
+        parser = {"parser_mode": MODE, "allow_abbrev": False, "usage": "lightning COMMAND [options]"}
         super().__init__(
             AnomalyModule,
             AnomalyDataModule,
@@ -248,7 +92,7 @@ class ZooCLI(LightningCLI):
                 "log_every_n_steps": 10,
             },
             parser_class=Parser,
-            parser_kwargs={name: {"parser_mode": _MODE} for name in self.subcommands()} | {"parser_mode": _MODE},
+            parser_kwargs=parser | dict.fromkeys(self.subcommands(), parser),
             args=arguments,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -328,12 +172,13 @@ class ZooCLI(LightningCLI):
         if trainer_config.logger in (None, True) and self.folder is not None:
             trainer_config.logger = CSVLogger(self.folder, name="logs")
         trainer = super().instantiate_trainer(**kwargs)
-        own = [_OutputFolder(self)]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        own: list[Callback] = [_OutputFolder(self)]
         if self.subcommand == "fit" and not trainer_config.enable_progress_bar:
             own.append(PlainProgress())
         if self.subcommand != "fit":
-            trainer.callbacks[:] = [one for one in trainer.callbacks if not isinstance(one, LastCheckpoint)]
-        trainer.callbacks[:0] = own
+            callbacks[:] = [one for one in callbacks if not isinstance(one, LastCheckpoint)]
+        callbacks[:0] = own
         return trainer
 
     def _make_folder(self) -> Path:
@@ -353,29 +198,33 @@ class ZooCLI(LightningCLI):
     def run_fit(self) -> None:
         """Fit; then test if asked to."""
         started = time.perf_counter()
-        self.trainer.fit(self.model, self.datamodule, ckpt_path=_path(self.checkpoint))
+        self.trainer.fit(self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True)
         self.fit_seconds = time.perf_counter() - started
         if self._given.test_after_fit:
             self.trainer.test(self.model, self.datamodule, verbose=False)
-        self._say(
-            f"lightning test --run {self.folder}", f"lightning predict --run {self.folder} --input FILE_OR_FOLDER"
-        )
+        self._say("test", "predict --input FILE_OR_FOLDER")
 
     def run_validate(self) -> None:
         """Validate and print the metrics."""
-        self.trainer.validate(self.model, self.datamodule, ckpt_path=_path(self.checkpoint), verbose=False)
+        self.trainer.validate(
+            self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True, verbose=False
+        )
         for name, value in _find(self.trainer, AnomalyMetrics).results.items():
             print(f"val/{name:14s} {value:.4f}")
         self._say()
 
     def run_test(self) -> None:
         """Test."""
-        self.trainer.test(self.model, self.datamodule, ckpt_path=_path(self.checkpoint), verbose=False)
+        self.trainer.test(
+            self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True, verbose=False
+        )
         self._say()
 
     def run_predict(self) -> None:
         """Predict and write the files."""
-        self.trainer.predict(self.model, self.datamodule, ckpt_path=_path(self.checkpoint), return_predictions=False)
+        self.trainer.predict(
+            self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True, return_predictions=False
+        )
         if self.trainer.is_global_zero:
             print(f"scores and maps: {_find(self.trainer, PredictionWriter).folder}")
 
@@ -384,15 +233,15 @@ class ZooCLI(LightningCLI):
             note = "   (PHANTOM data: no statement on real images)" if self.datamodule.phantom else ""
             print(f"run folder: {self.folder}{note}")
             for command in next_commands:
-                print(f"  {command}")
-            print(f"repeat:     lightning {self.subcommand} --config {Path(str(self.folder)) / 'config.yaml'}")
+                print(f"next:       lightning {command} --run {self.folder}")
+            print(f"repeat:     lightning {self.subcommand} --config {self.folder}/config.yaml")
 
 
 def _path(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _find(trainer: Trainer, kind: type[Any]) -> Any:
+def _find(trainer: Any, kind: type[Any]) -> Any:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
@@ -415,12 +264,13 @@ class _OutputFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set the outputs that the user has not set."""
-        folder: Path = trainer.strategy.broadcast(self.cli.folder)
+        folder = trainer.strategy.broadcast(self.cli.folder)
+        assert folder is not None
         self.cli.folder = folder
         results = folder
         if stage == "test" and (folder / "metrics.json").exists():
             results = new_folder(folder, "test")
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder / "checkpoints")
                 callback.filename = callback.filename or "best"
@@ -453,7 +303,7 @@ def peak_memory(device: torch.device) -> int:
 
 def quieten() -> None:
     """Leave out what the user cannot act on."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.WARNING)
     patterns = (
         ".*does not have many workers.*",

@@ -63,7 +63,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         assert self.folder is not None
         partial, final = Path(self.folder, "last.partial"), Path(self.folder, "last.ckpt")
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
             partial.replace(final)
         trainer.strategy.barrier()

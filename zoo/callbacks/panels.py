@@ -19,7 +19,7 @@ class Panels(Callback):
     """Input, reconstruction, anomaly map and ground truth, a row an image; volumes show their most anomalous slice.
 
     Args:
-        folder: where ``most_anomalous.png`` and ``least_anomalous.png`` go; set by the command line to the run's ``panels``.
+        folder: where ``most_anomalous.png`` and ``least_anomalous.png`` go; the command line sets the run's ``panels``.
         count: rows in each of the two pictures; 0 writes none.
     """
 

@@ -14,9 +14,9 @@ from zoo.errors import UserError
 class PredictionWriter(Callback):
     """Writes scores and anomaly maps of ``predict``.
 
-    ``scores.csv`` has a line per image: id, anomaly score, file of the map and the map's smallest and largest value. Maps
-    are float32 ``.npy``, or 16-bit ``.png`` between these two values. Slices of a NIfTI file that the data set serves as
-    they are stored become one NIfTI file with the same shape and affine.
+    ``scores.csv`` has a line per image: id, anomaly score, file of the map and the map's smallest and largest value.
+    Maps are float32 ``.npy``, or 16-bit ``.png`` between these two values. Slices of a NIfTI file that the data set
+    serves as they are stored become one NIfTI file with the same shape and affine.
 
     Args:
         folder: a new folder; set by the command line if None.
@@ -103,7 +103,7 @@ class PredictionWriter(Callback):
         import nibabel
 
         for volume, slices in list(self._volumes.items()):
-            header = nibabel.load(self._sources[volume])
+            header: Any = nibabel.load(self._sources[volume])
             shape = header.shape[:3]
             if complete_only and len(slices) < shape[2]:
                 continue

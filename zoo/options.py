@@ -1,0 +1,212 @@
+"""Options of the commands: short names, configuration files, and mistakes told in a sentence."""
+
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+from jsonargparse import _loaders_dumpers as loaders
+from lightning.pytorch.cli import LightningArgumentParser
+
+import datamodules
+from zoo.cli import config_path
+from zoo.errors import UserError
+from zoo.registry import find, nearest
+from zoo.run_folder import Run, open_run
+
+MODE = "zoo"
+_USED_FILES: list[Path] = []
+
+
+def take_run(options: list[str]) -> tuple[list[str], Run | None]:
+    """Take ``--run FOLDER`` out of the options.
+
+    Raises:
+        UserError: no run in the folder.
+    """
+    rest: list[str] = []
+    folder: str | None = None
+    words = iter(options)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key == "--run":
+            folder = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    if folder is None:
+        return rest, None
+    if not folder:
+        raise UserError("--run needs the folder of a run, for example --run runs/fae-medmnist-001")
+    return rest, open_run(Path(folder))
+
+
+# ---- names --------------------------------------------------------------------------------------------------------
+
+
+def method_class(name: str) -> str:
+    """Import path of a method: ``fae``, ``FeatureAutoencoder`` or a path, also of the user's own class."""
+    return name if _foreign(name) else find(name).class_path
+
+
+def data_class(name: str) -> str:
+    """Import path of a data set: ``CovidX``, ``covidx`` or a path, also of the user's own class."""
+    if _foreign(name):
+        return name
+    known = [entry for entry in datamodules.__all__ if entry not in ("AnomalyDataModule", "Sample")]
+    wanted = name.rpartition(".")[2].replace("_", "").lower()
+    for entry in known:
+        if entry.lower() == wanted:
+            return f"datamodules.{entry}"
+    close = nearest(name.rpartition(".")[2], known)
+    raise UserError(f"unknown data set '{name}'; {'nearest' if close else 'known'}: {', '.join(close or known)}")
+
+
+def _foreign(class_path: str) -> bool:
+    """Whether the path leads to a class outside this package."""
+    module, _, name = class_path.rpartition(".")
+    if not module or module.split(".")[0] in ("zoo", "datamodules"):
+        return False
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ImportError:
+        return False
+
+
+_RESOLVERS: dict[str, Callable[[str], str]] = {"model": method_class, "data": data_class}
+
+
+def resolve_names(options: list[str]) -> list[str]:
+    """Replace short names of configurations, methods and data sets, and check the configuration files.
+
+    Raises:
+        UserError: an unknown name, or a file that is not a configuration.
+    """
+    _USED_FILES.clear()
+    resolvers: dict[str, Callable[[str], str]] = {"--config": _config, "-c": _config}
+    for key, resolve in _RESOLVERS.items():
+        resolvers |= dict.fromkeys((f"--{key}", f"--{key}.class_path", f"--{key}.help"), resolve)
+    resolved: list[str] = []
+    pending: Callable[[str], str] | None = None
+    for word in options:
+        key, equals, value = word.partition("=")
+        if pending is not None:
+            resolved.append(word if word.startswith(("-", "{")) else pending(word))
+            pending = None
+        elif key in resolvers and equals:
+            resolved.append(f"{key}={value if value.startswith('{') else resolvers[key](value)}")
+        else:
+            pending = resolvers.get(word)
+            resolved.append(word)
+    return resolved
+
+
+def _config(name: str) -> str:
+    path = config_path(name)
+    _check(path)
+    _USED_FILES.append(path)
+    return str(path)
+
+
+def _check(path: Path) -> None:
+    """Read a configuration once, so that mistakes of form are told with the file's name."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a YAML text file") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys such as model:, data:, trainer:; found {type(content).__name__}")
+    try:
+        _resolve_classes(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _resolve_classes(content: dict[str, Any]) -> None:
+    for key, resolve in _RESOLVERS.items():
+        part = content.get(key)
+        if isinstance(part, str) and not part.endswith((".yaml", ".yml", ".json")):
+            content[key] = {"class_path": resolve(part)}
+        elif isinstance(part, dict) and isinstance(part.get("class_path"), str):
+            part["class_path"] = resolve(part["class_path"])
+
+
+def use_short_names() -> None:
+    """Make the parser's YAML reader resolve short names of methods and data sets."""
+
+    def load(text: str) -> Any:
+        content = loaders.yaml_load(text)
+        if isinstance(content, dict):
+            _resolve_classes(content)
+        return content
+
+    jsonargparse.set_loader(MODE, load, loaders.get_loader_exceptions("yaml"))
+
+
+# ---- mistakes -----------------------------------------------------------------------------------------------------
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose mistakes are one sentence with the nearest valid name."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise instead of printing the usage."""
+        raise UserError(_explain(message, _options(self))) from ex
+
+
+def _options(parser: Any) -> list[str]:
+    names = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
+    action = getattr(parser, "_subcommands_action", None)
+    return names if action is None else _options(next(iter(action._name_parser_map.values())))
+
+
+def _explain(message: str, options: list[str]) -> str:
+    """Say in one or two lines what jsonargparse says in fifty; called again for every level of nesting."""
+    prefix = re.match(r'Parser key "(model|data)":', message)
+    inner = re.search(r"--\S+: (?:unknown option|expected).*", message)
+    if prefix and inner:
+        return inner.group(0).replace("--", f"--{prefix.group(1)}.")
+    missing = re.search(r"the following arguments are required: (.*)", message)
+    if missing:
+        return _missing(missing.group(1))
+    unknown = re.search(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'", message)
+    unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", message)
+    if unknown:
+        key = next(group for group in unknown.groups() if group).removeprefix("--")
+        close = nearest(key, options)
+        hint = f"; nearest: {', '.join('--' + one for one in close)}" if close else ""
+        return f"--{key}: unknown option{hint}{_place(key)}"
+    value = re.search(r'Parser key "([\w.]+)":\s*(?:Expected an? (.+?)\. Got value: (.*))', message)
+    if value:
+        key, wanted, found = value.groups()
+        wanted = re.sub(r"<class '([\w.]+)'>", r"\1", wanted)
+        wanted = re.sub(r"typing.Literal\[(.*)\]", r"one of \1", wanted)
+        return f"--{key}: expected {wanted}, found {found}{_place(key, found)}"
+    drop = ("Does not validate against any of the Union", "Given value", "Errors:", "Problem with given")
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    return "\n".join([line for line in lines if not line.startswith(drop) and "NoneType" not in line][:4] or lines[:4])
+
+
+def _missing(names: str) -> str:
+    parts = [name.rpartition(".")[2] for name in names.split(", ")]
+    ways = {
+        "model": "no method given: --config models/NAME or --model NAME (`zoo models` lists them)",
+        "data": "no data set given: --config data/NAME or --data NAME (`zoo data list` lists them)",
+    }
+    return "\n".join(ways.get(part, f"--{part} is required") for part in parts)
+
+
+def _place(key: str, value: str = "") -> str:
+    """Where in the given configuration files a key stands, with this value if one is given."""
+    last = re.escape(key.rpartition(".")[2])
+    for path in reversed(_USED_FILES):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            found = re.match(rf"\s*{last}\s*:(.*)", line)
+            if found and value.strip("'\"") in found.group(1):
+                return f" ({path}, line {number})"
+    return ""
