@@ -103,7 +103,8 @@ def find(name: str) -> Method:
     for method in known.values():
         if key in (method.name, method.name.replace("_", ""), method.class_name.lower(), method.class_path.lower()):
             return method
-    close = nearest(key.rpartition(".")[2], [*known, *(m.class_name for m in known.values())])
+    by_word = {word: method.name for method in known.values() for word in (method.class_name, method.name)}
+    close = list(dict.fromkeys(by_word[word] for word in nearest(key.rpartition(".")[2], by_word)))
     hint = f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
     raise UserError(f"unknown method '{name}'; {hint} (`zoo models` lists all)")
 

@@ -200,7 +200,8 @@ class ZooCLI(LightningCLI):
         started = time.perf_counter()
         self.trainer.fit(self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True)
         self.fit_seconds = time.perf_counter() - started
-        if self._given.test_after_fit:
+        tested = self.run is not None and (self.run.folder / "metrics.json").exists()
+        if self._given.test_after_fit and not tested:
             self.trainer.test(self.model, self.datamodule, verbose=False)
         self._say("test", "predict --input FILE_OR_FOLDER")
 
@@ -309,13 +310,12 @@ def quieten() -> None:
         ".*does not have many workers.*",
         ".*LeafSpec.*",
         ".*fewer than the logging interval.*|.*is smaller than the logging interval.*",
-        ".*configure_optimizers. returned .None.*|.*configure_optimizers. returned an empty.*",
+        ".*configure_optimizers. returned .None.*",
         ".*training_step. returned .None.*",
         ".*Checkpoint directory .* exists.*",
         ".*pin_memory.*",
+        ".*in eval mode at the start of training.*",
         ".*max_epochs. was not set.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*lightning.pytorch.*litlogger.*|.*litmodels.*",
     )
     for pattern in patterns:
         warnings.filterwarnings("ignore", pattern)
