@@ -102,11 +102,21 @@ class Folder(AnomalyDataModule):
 
     @property
     def channels(self) -> int:
-        """As set, or as the first training file has."""
+        """As set, or as the first training file has (the first readable one if reading is lenient)."""
         if self._channels is None:
-            file = _group(self.folder(), "train/normal")[0]
-            self._channels = 1 if suffix(file) in NIFTI else read_picture(str(file)).shape[-1]
+            files = _group(self.folder(), "train/normal")
+            self._channels = next(filter(None, map(self._channels_of, files)), 1)
         return self._channels
+
+    def _channels_of(self, file: Path) -> int | None:
+        if suffix(file) in NIFTI:
+            return 1
+        try:
+            return int(read_picture(str(file)).shape[-1])
+        except BadFile:
+            if self.bad_files == "strict":
+                raise
+            return None
 
     @property
     def parameters(self) -> dict[str, Any]:

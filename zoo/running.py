@@ -25,6 +25,7 @@ from zoo.callbacks.last_checkpoint import LastCheckpoint
 from zoo.callbacks.panels import Panels
 from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
+from zoo.checkpoints.reading import read_checkpoint
 from zoo.errors import UserError
 from zoo.module import AnomalyModule
 from zoo.nn.features import weights_follow
@@ -154,6 +155,8 @@ class ZooCLI(LightningCLI):
                 raise UserError(f"{self.run.folder}: no checkpoint yet; finish it with `lightning fit --run`")
         if self.checkpoint is not None and not self.checkpoint.is_file():
             raise UserError(f"--ckpt_path {self.checkpoint}: no such file")
+        if self.checkpoint is not None:
+            read_checkpoint(self.checkpoint)  # refuses what is no checkpoint, in one line
         self.text = self._config_text()
 
     def _config_text(self) -> str:
@@ -163,6 +166,16 @@ class ZooCLI(LightningCLI):
         kept = {key: value for key, value in self.config_dump.items() if key not in _OF_THE_CALL}
         return yaml.safe_dump(kept, sort_keys=False)
 
+    def instantiate_classes(self) -> None:
+        """Make data set, model and trainer; what their constructors refuse is told without the parser's wrapping."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise UserError(str(cause)) if isinstance(cause, ValueError) else cause from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the common callbacks, writing into the run's folder."""
         if self.subcommand == "predict" and self._given.input is not None:
@@ -171,7 +184,10 @@ class ZooCLI(LightningCLI):
         trainer_config = self.config_init[self.subcommand].trainer
         if trainer_config.logger in (None, True) and self.folder is not None:
             trainer_config.logger = CSVLogger(self.folder, name="logs")
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         own: list[Callback] = [_OutputFolder(self)]
         if self.subcommand == "fit" and not trainer_config.enable_progress_bar:
