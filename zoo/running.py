@@ -170,6 +170,8 @@ class ZooCLI(LightningCLI):
         """Make data set, model and trainer; what their constructors refuse is told without the parser's wrapping."""
         try:
             super().instantiate_classes()
+        except UserError:
+            raise
         except ValueError as error:
             cause: BaseException = error
             while cause.__cause__ is not None:
