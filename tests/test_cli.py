@@ -198,3 +198,22 @@ def test_finished_run_is_not_run_again(data, capsys):
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step == 3
     assert {path: path.read_bytes() for path in before} == before
     assert not list(folder.glob("test-*"))
+
+
+def test_other_loggers_write_into_the_run_folder(data):
+    Path("log.yaml").write_text(
+        "trainer:\n  logger:\n    class_path: lightning.pytorch.loggers.CSVLogger\n"
+        "    init_args: {save_dir: ., name: mine}\n"
+    )
+    assert main(["fit", *TINY, *data, "--trainer.max_steps", "12", "--config", "log.yaml"]) == 0
+    assert (only_run() / "mine" / "version_0" / "metrics.csv").is_file()
+    assert not Path("mine").exists()
+
+
+def test_best_checkpoint_is_the_one_that_is_tested(data):
+    Path("best.yaml").write_text(
+        "trainer:\n  callbacks:\n  - class_path: ModelCheckpoint\n    init_args: {monitor: val/image_auroc, mode: max}\n"
+    )
+    assert main(["fit", *TINY, *data, "--trainer.max_steps", "6", "--config", "best.yaml"]) == 0
+    assert {path.name for path in (only_run() / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert main(["test", "--run", str(only_run())]) == 0

@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+import re
 import resource
+import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,11 @@ from zoo.errors import UserError
 from zoo.module import AnomalyModule
 from zoo.nn.features import weights_follow
 from zoo.options import MODE, Parser, resolve_names, take_run, use_short_names
+from zoo.registry import Method, methods
 from zoo.run_folder import Run, new_folder, provenance
 
 _OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input")
+_NEW_FOLDERS: list[Path] = []
 
 
 def main(argv: list[str]) -> int:
@@ -58,8 +63,13 @@ def main(argv: list[str]) -> int:
     use_short_names()
     try:
         ZooCLI(arguments, run)
-    except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (UserError, MisconfigurationException) as error:
+        for folder in _NEW_FOLDERS:  # a mistake leaves nothing behind
+            if not (folder / "checkpoints").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(str(error) if isinstance(error, UserError) else " ".join(str(error).split())) from error
+    finally:
+        _NEW_FOLDERS.clear()
     return 0
 
 
@@ -158,6 +168,29 @@ class ZooCLI(LightningCLI):
         if self.checkpoint is not None:
             read_checkpoint(self.checkpoint)  # refuses what is no checkpoint, in one line
         self.text = self._config_text()
+        self.folder = self._make_folder() if _get_rank() in (None, 0) else None
+        if self.folder is not None:
+            self._place_loggers(self.folder)
+
+    def _make_folder(self) -> Path:
+        if self.run is not None:
+            return self.run.folder
+        method, data = (self._given[key].class_path for key in ("model", "data"))
+        name = f"{_snake(method, methods().values())}-{_snake(data, ())}"
+        folder = new_folder(Path(self._given.trainer.default_root_dir), name)
+        _NEW_FOLDERS.append(folder)
+        partial = folder / "config.partial"
+        partial.write_text(self.text, encoding="utf-8")
+        partial.replace(folder / "config.yaml")
+        return folder
+
+    def _place_loggers(self, folder: Path) -> None:
+        """Give loggers the run's folder, unless the user chose another one."""
+        loggers = self._given.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            arguments = getattr(logger, "init_args", None)
+            if arguments is not None and "save_dir" in arguments and arguments.save_dir in (None, "."):
+                arguments.save_dir = str(folder)
 
     def _config_text(self) -> str:
         if self.run is not None:
@@ -182,7 +215,6 @@ class ZooCLI(LightningCLI):
         """The trainer with the common callbacks, writing into the run's folder."""
         if self.subcommand == "predict" and self._given.input is not None:
             self.datamodule.predict_input = self._given.input
-        self.folder = self._make_folder() if _get_rank() in (None, 0) else None
         trainer_config = self.config_init[self.subcommand].trainer
         if trainer_config.logger in (None, True) and self.folder is not None:
             trainer_config.logger = CSVLogger(self.folder, name="logs")
@@ -198,16 +230,6 @@ class ZooCLI(LightningCLI):
             callbacks[:] = [one for one in callbacks if not isinstance(one, LastCheckpoint)]
         callbacks[:0] = own
         return trainer
-
-    def _make_folder(self) -> Path:
-        if self.run is not None:
-            return self.run.folder
-        name = f"{type(self.model).method().name}-{self.datamodule.name}"
-        folder = new_folder(Path(self._given.trainer.default_root_dir), name)
-        partial = folder / "config.partial"
-        partial.write_text(self.text, encoding="utf-8")
-        partial.replace(folder / "config.yaml")
-        return folder
 
     def _run_subcommand(self, subcommand: str) -> None:
         with weights_follow() if self.checkpoint is not None else contextlib.nullcontext():
@@ -254,6 +276,12 @@ class ZooCLI(LightningCLI):
             for command in next_commands:
                 print(f"next:       lightning {command} --run {self.folder}")
             print(f"repeat:     lightning {self.subcommand} --config {self.folder}/config.yaml")
+
+
+def _snake(class_path: str, known: Iterable[Method]) -> str:
+    """Name of a class for folders: the method's name, else the class's in snake case."""
+    names = {method.class_path: method.name for method in known}
+    return names.get(class_path) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_path.rpartition(".")[2]).lower()
 
 
 def _path(path: Path | None) -> str | None:

@@ -1,0 +1,152 @@
+"""PaDiM: at every place of aligned images a Gaussian of a frozen backbone's features; the distance to it is the map.
+
+Defard et al. 2021, "PaDiM: a patch distribution modeling framework for anomaly detection and localization".
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import UserError
+from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.nn.features import FeatureExtractor
+from zoo.nn.fitted import FittedStatistics
+from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.smoothing import gaussian_blur
+
+_PLACES_AT_ONCE = 256  # covariances factorised together: bounds the memory beside the model
+
+
+class PaDiM(AnomalyModule):
+    """Patch distribution modelling (PaDiM).
+
+    Images in [0, 1], 1 or 3 channels; anatomy should lie at the same place in all of them. Mean and covariance are
+    updated batch by batch, so memory does not grow with the training set: ``P * d * d`` floats for ``P`` places (those
+    of the first layer's map) and ``d`` feature channels, 125 MB at 224 pixels with the defaults.
+
+    Args:
+        image_size: (H, W) in pixels.
+        in_channels: 1 or 3.
+        backbone: a timm model; the paper's are ``resnet18`` and ``wide_resnet50_2``.
+        layers: its layers, the finest first; the others' maps are repeated to its grid (nearest neighbour).
+        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
+        feature_channels: random channels kept of all layers' (paper: 100 of 448, or 550 of 1792).
+        channel_seed: seed of that choice; the choice itself is part of the checkpoint.
+        regularisation: added to the diagonal of each covariance.
+        smoothing: standard deviation in pixels of the Gaussian filter on the map.
+        score: pooling of the map to the image score.
+        score_fraction: share of pixels that ``top_q`` averages.
+    """
+
+    reference = {
+        "title": "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization",
+        "venue": "ICPR Workshops",
+        "year": 2021,
+        "url": "https://arxiv.org/abs/2011.08785",
+    }
+    fitting = "single_pass"
+    tiny = {"image_size": 32, "layers": ("layer1", "layer2"), "weights": "random", "feature_channels": 16}
+
+    extractor: FeatureExtractor
+    gaussian: FittedStatistics
+    channel_index: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        backbone: str = "resnet18",
+        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
+        weights: str = "imagenet",
+        feature_channels: int = 100,
+        channel_seed: int = 0,
+        regularisation: float = 0.01,
+        smoothing: float = 4.0,
+        score: PoolingRule = "max",
+        score_fraction: float = 0.1,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create the extractor, choose the channels and reserve the statistics.
+
+        Raises:
+            UserError: more channels asked for than the layers have.
+        """
+        hp = self.hparams
+        self.extractor = FeatureExtractor(
+            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
+        )
+        known, kept = sum(self.extractor.channels), hp["feature_channels"]
+        if not 1 <= kept <= known:
+            raise UserError(f"feature_channels is {kept}; layers {hp['layers']} of {hp['backbone']} have {known}")
+        generator = torch.Generator().manual_seed(hp["channel_seed"])
+        self.register_buffer("channel_index", torch.randperm(known, generator=generator)[:kept].sort().values)
+        self.gaussian = FittedStatistics("count", "mean", "scatter", "whitening")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """One pass over the training images."""
+        return (Stage("collect", self.collect, self.finish),)
+
+    def features(self, image: Tensor) -> Tensor:
+        """The kept channels at every place: ``(B, C, H, W)`` -> float32 ``(P, d, B)``."""
+        maps = self.extractor(image)
+        kept, start = [], 0
+        for values in maps:
+            inside = (self.channel_index >= start) & (self.channel_index < start + values.shape[1])
+            chosen = values[:, self.channel_index[inside] - start].float()
+            kept.append(F.interpolate(chosen, size=maps[0].shape[2:], mode="nearest"))
+            start += values.shape[1]
+        return torch.cat(kept, dim=1).flatten(2).permute(2, 1, 0).contiguous()
+
+    def collect(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the running means and scatter matrices (Chan's update, which does not cancel)."""
+        features = self.features(batch["image"])
+        places, channels, added = features.shape
+        stats = self.gaussian
+        if not stats.mean.numel():
+            stats.count = torch.zeros((), dtype=torch.int64, device=features.device)
+            stats.mean = features.new_zeros(places, channels)
+            stats.scatter = features.new_zeros(places, channels, channels)
+        before = int(stats.count)
+        batch_mean = features.mean(dim=2)
+        shift = batch_mean - stats.mean
+        rank_one = shift * (before * added / (before + added)) ** 0.5
+        centred = torch.cat([features - batch_mean[..., None], rank_one[..., None]], dim=2)
+        with torch.autocast(features.device.type, enabled=False):
+            stats.scatter.baddbmm_(centred, centred.mT)
+        stats.mean += shift * (added / (before + added))
+        stats.count += added
+
+    def finish(self) -> None:
+        """Turn the scatter matrices into whitening matrices ``W`` in place: ``W C W^T = 1`` for the covariance ``C``."""
+        stats = self.gaussian
+        whitening = stats.scatter
+        whitening /= max(int(stats.count) - 1, 1)
+        whitening.diagonal(dim1=1, dim2=2).add_(self.hparams["regularisation"])
+        identity = torch.eye(whitening.shape[-1], device=whitening.device)
+        for block in whitening.split(_PLACES_AT_ONCE):
+            factor = torch.linalg.cholesky(block)
+            block.copy_(torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False))
+        stats.whitening = whitening
+        stats.scatter = whitening.new_empty(0)
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Mahalanobis distance at every place, resized to the image and smoothed; its maximum is the score.
+
+        Raises:
+            UserError: the statistics were not fitted.
+        """
+        if not self.gaussian.whitening.numel():
+            raise UserError("PaDiM has no statistics yet: run fit, or load a checkpoint of a finished fit")
+        features = self.features(image)
+        with torch.autocast(image.device.type, enabled=False):
+            white = self.gaussian.whitening @ (features - self.gaussian.mean[..., None])
+        first = self.extractor.strides[0]
+        distance = white.square().sum(dim=1).sqrt()
+        rows = -(-image.shape[2] // first)
+        small_map = distance.T.reshape(len(image), 1, rows, -1)
+        resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=False)
+        anomaly_map = gaussian_blur(resized, self.hparams["smoothing"])
+        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
