@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from zoo.errors import UserError
 from zoo.registry import FAMILIES, Method, find, methods
 
 
@@ -17,12 +18,15 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="zoo models", description="Methods: family, paper, year, needs.")
     parser.add_argument("name", nargs="?", metavar="NAME", help="describe one method")
-    parser.add_argument("--markdown", action="store_true", help="the table of the README")
+    parser.add_argument("--markdown", action="store_true", help="print the table of the README")
+    parser.add_argument("--readme", metavar="FILE", help="renew the table in this file")
     arguments = parser.parse_args(argv)
     if arguments.name:
         describe(find(arguments.name))
     elif arguments.markdown:
         print(markdown())
+    elif arguments.readme:
+        renew(Path(arguments.readme))
     else:
         for family in FAMILIES:
             print(family)
@@ -49,6 +53,17 @@ def markdown() -> str:
             f"| [{paper['title']}]({paper['url']}), {paper['venue']} {paper['year']} |"
         )
     return "\n".join(rows)
+
+
+def renew(readme: Path) -> None:
+    """Replace the table between the two marks."""
+    before, start, rest = readme.read_text(encoding="utf-8").partition("<!-- methods -->")
+    _, end, after = rest.partition("<!-- /methods -->")
+    if not start or not end:
+        raise UserError(f"{readme}: no marks <!-- methods --> and <!-- /methods --> to write between")
+    partial = readme.with_suffix(".partial")
+    partial.write_text(f"{before}{start}\n{markdown()}\n{end}{after}", encoding="utf-8")
+    partial.replace(readme)
 
 
 def describe(method: Method) -> None:
