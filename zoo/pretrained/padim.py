@@ -120,7 +120,7 @@ class PaDiM(AnomalyModule):
         stats.count += added
 
     def finish(self) -> None:
-        """Turn the scatter matrices into whitening matrices ``W`` in place: ``W C W^T = 1`` for the covariance ``C``."""
+        """Turn the scatter matrices in place into whitening matrices: ``W C W^T = 1`` for the covariance ``C``."""
         stats = self.gaussian
         whitening = stats.scatter
         whitening /= max(int(stats.count) - 1, 1)

@@ -1,0 +1,156 @@
+"""The multi-task U-Net against its authors' outputs: network, encoding, folds, schedule, training steps, import."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import zoo
+from zoo.errors import UserError
+from zoo.nn.unet import UNet, position_encoding
+from zoo.self_supervised.multi_task import MultiTaskUNet, lr_factor, sample_fold, task_folds
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "multitask"
+
+
+def stream(name):
+    return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+
+
+def filled_checkpoint(dims):
+    """The authors' state dict with the weights of the golden files."""
+    tensors = {}
+    for key, shape, _ in json.loads((GOLDEN / f"unet_keys_{dims}d.json").read_text()):
+        values = stream(key).standard_normal(shape).astype(np.float32)
+        if len(shape) >= 2:
+            values = values * np.float32(1 / np.sqrt(np.prod(shape[1:])))
+        elif key.endswith("weight"):
+            values = 1 + np.float32(0.1) * values
+        else:
+            values = np.float32(0.05) * values
+        tensors[key] = torch.from_numpy(values)
+    return tensors
+
+
+def test_position_encoding():
+    with np.load(GOLDEN / "posenc.npz") as file:
+        for dims, size in ((2, (8, 12)), (3, (4, 6, 8))):
+            found = position_encoding(size)
+            expected = file[f"{dims}d_enc"]
+            assert found.shape == expected.shape
+            assert np.abs(found - expected).max() <= 1e-12
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_imported_network_gives_the_authors_output(dims, tmp_path):
+    with np.load(GOLDEN / f"unet_golden_{dims}d.npz") as file:
+        size, expected = tuple(int(n) for n in file["shape"]), file["output"]
+    torch.save({"model": filled_checkpoint(dims)}, tmp_path / "best.pt")
+    model = zoo.import_checkpoint(tmp_path / "best.pt", format="many_tasks", image_size=size).eval()
+    count = {2: 29_125_696, 3: 13_889_824}[dims]
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+    image = torch.from_numpy(stream(f"unet_{dims}d_input").standard_normal((1, 1, *size)).astype(np.float32))
+    with torch.no_grad():
+        found = model.raw_output(image)[0, 0].numpy()
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_four_training_steps_of_the_authors():
+    with np.load(GOLDEN / "unet_golden_2d.npz") as file:
+        losses, rates, size = file["train_loss"], file["train_lr"], tuple(int(n) for n in file["train_shape"])
+    model = MultiTaskUNet.from_original(filled_checkpoint(2), image_size=size, lr=5e-3).train()
+    configured = model.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    image = torch.from_numpy(stream("train_2d_input").standard_normal((2, 1, *size)).astype(np.float32))
+    label = torch.from_numpy(np.clip(stream("train_2d_label").standard_normal((2, 1, *size)), 0, 1).astype(np.float32))
+    # instance norm over the two pixels of the bottleneck amplifies rounding: other thread counts differ by 1e-3 here
+    for loss, rate, tolerance in zip(losses, rates, (1e-6, 5e-4, 2e-3, 5e-3), strict=True):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-9)
+        found = F.mse_loss(model.raw_output(image), label)
+        assert float(found.detach()) == pytest.approx(loss, rel=tolerance)
+        optimizer.zero_grad()
+        found.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def test_folding_the_encoding_is_exact():
+    network = UNet((32, 48), 2, depth=3, width=4, positions=3).double()
+    network.positions.copy_(torch.rand_like(network.positions))
+    x = torch.rand(3, 2, 32, 48, dtype=torch.float64)
+    unit = network.encoder[0][0]
+    whole = unit(torch.cat([x, network.positions.expand(3, *network.positions.shape)], dim=1))
+    assert torch.allclose(whole, unit.with_constant(x, network.positions), atol=1e-12)
+
+
+def test_folds():
+    golden = json.loads((GOLDEN / "folds.json").read_text())["folds"]
+    for count, by_tasks in golden.items():
+        for number, folds in by_tasks.items():
+            assert len(folds) == len(task_folds(int(number)))
+            for fold in folds:
+                train, validation = task_folds(int(number))[fold["fold"]]
+                assert (list(train), list(validation)) == (fold["train_tasks"], fold["val_tasks"])
+                samples = sample_fold(int(count), int(number), fold["fold"])
+                assert samples == (fold["train_samples"], fold["val_samples"])
+
+
+def test_learning_rates():
+    for run in json.loads((GOLDEN / "lr.json").read_text()).values():
+        for step, rate in run["lr_used_at_step"].items():
+            assert run["base_lr"] * lr_factor(int(step), 100, 0.1 ** (1 / 8000)) == pytest.approx(rate, rel=1e-9)
+
+
+def test_only_the_folds_samples_train(image_folder, quiet_trainer):
+    from datamodules import Folder
+
+    seen = []
+
+    class Watched(MultiTaskUNet):
+        def _make_anomalies(self, batch, tasks, rng):
+            if self.training:
+                seen.append((len(batch["image"]), tasks))
+            return super()._make_anomalies(batch, tasks, rng)
+
+    model = Watched(depth=3, width=4, positions=2, num_train_tasks=2, fold=3)
+    data = Folder(root=str(image_folder), image_size=32, batch_size=4)
+    quiet_trainer(max_epochs=1).fit(model, data)
+    count = len(data.dataset("train"))
+    assert sum(size for size, _ in seen) == len(sample_fold(count, 2, 3)[0])
+    assert {tasks for _, tasks in seen} == {(0, 4)}
+
+
+def test_labels_are_learnt():
+    """A few steps explain half of the label's variance on a batch."""
+    torch.manual_seed(0)
+    model = zoo.create_model("multi_task", image_size=32, depth=3, width=8, positions=2, warmup_steps=5, lr=2e-3)
+    rng = np.random.default_rng(0)
+    images = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = F.interpolate(images, scale_factor=4, mode="bilinear")
+    batch = {"image": images}
+    configured = model.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    altered, label = model._make_anomalies(batch, (2, 3, 4), rng)
+    for _ in range(160):
+        loss = F.mse_loss(model.network(altered), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        output = model.eval().network(altered)
+    assert label.max() > 0.3
+    assert float(F.mse_loss(output, label)) < 0.5 * float(label.var())
+
+
+def test_mistakes_are_told():
+    with pytest.raises(UserError, match="fold must be 0 to 4"):
+        MultiTaskUNet(num_train_tasks=4, fold=5)
+    with pytest.raises(UserError, match="multiples of 64"):
+        zoo.create_model("multi_task", image_size=96)
+    with pytest.raises(UserError, match="multiples of 64"):
+        zoo.create_model("multi_task", image_size=64)

@@ -1,0 +1,178 @@
+"""The authors' outputs of every operation and of whole tasks, reproduced from their recorded draws."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.synthetic.blending import poisson_blend
+from zoo.synthetic.deformation import deform, push_bounds, push_factor, sink_map, source_map
+from zoo.synthetic.intensity import shift_intensity
+from zoo.synthetic.labels import anomaly_label
+from zoo.synthetic.patches import footprint, take
+from zoo.synthetic.shapes import Shape, box_of, make_shape
+from zoo.synthetic.tasks import _bounds, blend
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "multitask"
+
+
+def cases(name):
+    """Arrays of a file by the prefix before the first underscore."""
+    found = {}
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        for key in file.files:
+            prefix, _, rest = key.partition("_")
+            found.setdefault(prefix, {})[rest] = file[key]
+    return found
+
+
+def largest(found, expected):
+    return float(np.abs(np.asarray(found, np.float64) - expected).max())
+
+
+@pytest.mark.parametrize("name", ["poisson_2d", "poisson_3d"])
+def test_poisson_blends(name):
+    for letter, case in cases(name).items():
+        layout = int(case["channels_dim"])
+        target, source = case["target"], case["source"]
+        if layout == -99:
+            target, source = target[None], source[None]
+        elif layout != 0:
+            target, source = np.moveaxis(target, layout, 0), np.moveaxis(source, layout, 0)
+        tolerance = 2e-6 if target.dtype == np.float32 else 1e-10
+        for mode, mixed in (("mix", True), ("src", False)):
+            mask = case["mask"].copy()
+            found = poisson_blend(target, source, mask, case["corner"], mixed)
+            assert found.dtype == target.dtype
+            assert np.array_equal(mask, case["mask"]), "the mask was changed"
+            found = found[0] if layout == -99 else np.moveaxis(found, 0, layout)
+            assert largest(found, case[f"dst_{mode}"]) <= tolerance, (letter, mode)
+
+
+def test_poisson_in_float32_on_batches():
+    for name in ("poisson_2d", "poisson_3d"):
+        case = cases(name)["a"]
+        target, source, mask = (torch.from_numpy(case[key]).float() for key in ("target", "source", "mask"))
+        found = poisson_blend(
+            target.expand(3, *target.shape), source.expand(3, *source.shape), mask, case["corner"], True
+        )
+        assert found.dtype == torch.float32
+        for one in found:
+            assert largest(one, case["dst_mix"]) <= 1e-4
+
+
+def test_shapes():
+    for case in cases("shapes").values():
+        if "kind" not in case:
+            continue
+        size = (0.03 + case["gamma"]) * case["img_dims"]
+        size = np.clip(size, case["lb"], case["ub"]).astype(int)
+        shape = make_shape(
+            str(case["kind"]), size, case["other_dim"], list(case["shear"]), list(case["angles"]), case["ub"]
+        )
+        assert np.array_equal(shape.size, case["shape_size"])
+        assert largest(shape.matrix, case["trans_matrix"]) <= 1e-12
+        assert np.array_equal(shape.mask, case["mask"])
+
+
+@pytest.mark.parametrize("prefix", ["e2", "r2", "e3", "r3"])
+def test_deformations(prefix):
+    case = cases("deformation")[prefix]
+    shape = Shape(str(case["kind"]), case["shape_size"], case["trans_matrix"], case["mask"])
+    patch = case["sample"][(slice(None), *box_of(case["corner"], shape.mask.shape))]
+    tolerance = 1e-9 if shape.mask.ndim == 2 else 2e-6
+    for where, variant in itertools.product(
+        ("mid", "rand"), ("source", "sink", "sink37", "bsource", "bsink", "bsinkbig")
+    ):
+        key = f"{where}_{variant}"
+        if f"{key}_factor" not in case:
+            continue
+        centre = case[f"{where}_centre"]
+        if variant.startswith("b"):
+            push, distance = case[f"{key}_push"]
+            assert push_bounds(shape.mask, centre, 0.5, 10)[2] == pytest.approx(distance, rel=1e-12)
+            assert push_factor(push, distance) == pytest.approx(float(case[f"{key}_factor"]), rel=1e-9)
+        mapping = (sink_map if "sink" in variant else source_map)(shape, centre, float(case[f"{key}_factor"]))
+        assert largest(mapping, case[f"{key}_mapping"]) <= tolerance * 10
+        assert largest(deform(patch, mapping), case[f"{key}_patch"]) <= tolerance
+
+
+def test_labels():
+    for key, case in cases("labels").items():
+        if key == "curve":
+            continue
+        for name, sigma in (("fg02", 0.2), ("fg005", 0.05)):
+            assert largest(anomaly_label(case["aug"], case["orig"], case["mask"], sigma), case[name]) <= 1e-12, key
+
+
+def test_intensity():
+    for case in cases("intensity").values():
+        ramp = min(case["img_shape"][1:]) * (0.02 + float(case["gamma_smooth"]))
+        amount = (float(case["scale"]) / 2 + float(case["gamma_change"])) * case["signs"]
+        found = shift_intensity(case["patch_in"], case["mask"], ramp, amount, case["min"], case["max"])
+        assert largest(found, case["patch_out"]) <= 1e-12
+
+
+def test_source_patches():
+    for case in cases("patch").values():
+        box = tuple(case["target_shape"])
+        region = footprint(box, list(case["angles"]), float(case["scale_raw"]), case["source"].shape[1:])
+        assert largest(take(case["source"], region, case["corners_tried"][-1], box), case["patch"]) <= 1e-9
+
+
+def recorded_draws(case):
+    """The draws of one task run, by anomaly, from the marker to the coin that decides on another one."""
+    groups, inside = [], False
+    for draw in json.loads(str(case["draws"])):
+        if draw["who"] == "step":
+            groups.append([])
+        elif inside and draw["fn"] != "random":
+            groups[-1].append(draw)
+        inside = draw["who"] == "step" or (inside and draw["fn"] != "random")
+    return groups
+
+
+def replay(name, image, shape, corner, draws, sources):
+    """One anomaly of a whole task with its recorded draws."""
+    box = (slice(None), *box_of(corner, shape.mask.shape))
+    values = [draw["value"] for draw in draws]
+    dims = shape.mask.ndim
+    if name == "blend":
+        angles = dims * (dims - 1) // 2
+        source, scale = sources[values[0]], values[1 + angles + 1]
+        region = footprint(shape.mask.shape, values[1 : 1 + angles], scale, source.shape[1:])
+        return blend(image, shape.mask, corner, take(source, region, values[-1], shape.mask.shape), True)
+    altered = image.copy()
+    if name == "intensity":
+        ramp, amount = min(image.shape[1:]) * (0.02 + values[0]), (0.1 + values[1]) * np.array(values[2])
+        altered[box] = shift_intensity(image[box], shape.mask, ramp, amount, *_bounds(image))
+        return altered, shape.mask
+    centre = np.argwhere(shape.mask)[values[0]]
+    largest_push = 10 if dims == 2 else 5
+    factor = push_factor(values[1], push_bounds(shape.mask, centre, 0.5, largest_push)[2])
+    altered[box] = deform(image[box], (sink_map if name == "sink" else source_map)(shape, centre, factor))
+    return altered, shape.mask
+
+
+@pytest.mark.parametrize("name", ["blend", "sink", "source", "intensity"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_whole_tasks(name, dims):
+    with np.load(GOLDEN / f"tasks_{dims}d.npz") as file:
+        data = dict(file)
+    runs = sorted({key.split("_")[0] for key in data if key.startswith(name) and key.endswith("_draws")})
+    assert runs
+    for run in runs:
+        case = {key.removeprefix(f"{run}_"): value for key, value in data.items() if key.startswith(f"{run}_")}
+        image, union = data["sample"], np.zeros(data["sample"].shape[1:], bool)
+        for number, draws in enumerate(recorded_draws(case)):
+            one = {key: case[f"{number}_{key}"] for key in ("kind", "shape_size", "trans_matrix", "mask", "corner")}
+            shape = Shape(str(one["kind"]), one["shape_size"], one["trans_matrix"], one["mask"])
+            image, mask = replay(name, image, shape, one["corner"], draws, data["sources"])
+            assert np.array_equal(mask, case[f"{number}_mask_after"])
+            union[box_of(one["corner"], mask.shape)] |= mask
+        tolerance = 1e-9 if dims == 2 else 2e-6  # 3-D mappings of the original are float32
+        assert largest(image - data["sample"], case["delta"]) <= tolerance
+        assert largest(anomaly_label(image, data["sample"], union, 0.2), case["label"]) <= 10 * tolerance

@@ -1,0 +1,143 @@
+"""The generic U-Net (nnU-Net, Isensee et al. 2021) as the multi-task paper uses it, in 2-D and 3-D, with positions.
+
+Encoder stages of two units each, strided convolutions instead of pooling; a bottleneck; decoder stages that upsample,
+concatenate the skip and apply two units. Unit = convolution 3, instance norm, GELU.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+
+
+class Unit(nn.Module):
+    """Convolution, instance norm, GELU.
+
+    Args:
+        dims: 2 or 3.
+        in_channels: channels in.
+        out_channels: channels out.
+        stride: of the convolution.
+    """
+
+    def __init__(self, dims: int, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        conv, norm = (nn.Conv2d, nn.InstanceNorm2d) if dims == 2 else (nn.Conv3d, nn.InstanceNorm3d)
+        self.conv = conv(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.norm = norm(out_channels, affine=True)
+        nn.init.kaiming_normal_(self.conv.weight, a=0.01)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, *S)``."""
+        return F.gelu(self.norm(self.conv(x)))
+
+    def with_constant(self, x: Tensor, constant: Tensor) -> Tensor:
+        """The unit on ``cat(x, constant)`` where ``constant`` ``(E, *S)`` is the same for the whole batch.
+
+        The convolution of the constant channels is computed once for the batch instead of once an image; the result is
+        the same up to rounding.
+        """
+        channels = x.shape[1]
+        convolve = F.conv2d if constant.dim() == 3 else F.conv3d
+        weight, stride = self.conv.weight, self.conv.stride
+        own = convolve(x, weight[:, :channels], None, stride, 1)
+        shared = convolve(constant[None], weight[:, channels:], self.conv.bias, stride, 1)
+        return F.gelu(self.norm(own + shared))
+
+
+class UNet(nn.Module):
+    """U-Net with one output channel.
+
+    Args:
+        image_size: ``(*S)``, multiples of ``2 ** depth`` with more than one pixel left at the bottom.
+        in_channels: image channels.
+        depth: number of halvings, P in the paper: 6 for films, 4 for brains.
+        width: channels of the first stage; doubled with each halving.
+        max_width: largest number of channels: 512 for films, 320 for brains.
+        positions: number of random Fourier features of the pixel's position; 0 leaves the coordinates out too.
+
+    Raises:
+        UserError: an image size that cannot be halved so often.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        image_size: Sequence[int],
+        in_channels: int = 1,
+        *,
+        depth: int = 6,
+        width: int = 32,
+        max_width: int = 512,
+        positions: int = 32,
+    ) -> None:
+        super().__init__()
+        dims, unit = len(image_size), 2**depth
+        if any(side % unit for side in image_size) or all(side == unit for side in image_size):
+            raise UserError(
+                f"image size {tuple(image_size)}: a U-Net of depth {depth} needs multiples of {unit}, one of them "
+                "larger; set data.image_size or model.depth"
+            )
+        widths = [min(width * 2**level, max_width) for level in range(depth + 1)]
+        encoding = torch.from_numpy(position_encoding(image_size, positions)).float() if positions else torch.empty(0)
+        self.register_buffer("positions", encoding, persistent=False)
+        first = in_channels + (len(encoding) if positions else 0)
+        self.encoder = nn.ModuleList(
+            nn.ModuleList([Unit(dims, first if k == 0 else widths[k - 1], widths[k], 1 if k == 0 else 2)])
+            for k in range(depth + 1)
+        )
+        for k, stage in enumerate(self.encoder):
+            stage.append(Unit(dims, widths[k], widths[k] if k < depth else widths[depth - 1]))  # type: ignore[operator]
+        self.decoder = nn.ModuleList(
+            nn.ModuleList([Unit(dims, 2 * widths[k], widths[k]), Unit(dims, widths[k], widths[max(k - 1, 0)])])
+            for k in reversed(range(depth))
+        )
+        head = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.heads = nn.ModuleList(head(widths[max(k - 1, 0)], 1, 1, bias=False) for k in reversed(range(depth)))
+        for module in self.heads:
+            nn.init.kaiming_normal_(module.weight, a=0.01)  # type: ignore[arg-type]
+        # the published network has an output at each level and trains the last one only
+        self.heads[:-1].requires_grad_(False)
+        self.mode = "bilinear" if dims == 2 else "trilinear"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, *S)`` to the unbounded ``(B, 1, *S)``."""
+        skips: list[Tensor] = []
+        for k, stage in enumerate(self.encoder):
+            first, second = stage.children()
+            if k == 0 and self.positions.numel():
+                x = second(first.with_constant(x, self.positions.to(x.dtype)))  # type: ignore[operator]
+            else:
+                x = second(first(x))
+            skips.append(x)
+        x = skips.pop()
+        for stage in self.decoder:
+            first, second = stage.children()
+            x = F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=False)
+            x = second(first(torch.cat([x, skips.pop()], dim=1)))
+        return self.heads[-1](x)
+
+
+def position_encoding(image_size: Sequence[int], features: int = 32, scale: float = 12.0) -> np.ndarray:
+    """Coordinates in [-1, 1] and random Fourier features of the position.
+
+    Args:
+        image_size: ``(*S)``.
+        features: number of frequencies.
+        scale: standard deviation of the frequencies; they are drawn with the published seed 42.
+
+    Returns:
+        array: float64 ``(D + 2 features, *S)``: coordinates, sines, cosines.
+    """
+    dims = len(image_size)
+    frequencies = scale * np.random.default_rng(42).standard_normal((features, dims))
+    coordinates = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in image_size], indexing="ij"))
+    places = np.stack(np.meshgrid(*[np.arange(n) / n for n in image_size], indexing="ij"))
+    phase = 2 * np.pi * np.tensordot(frequencies, places, 1)
+    return np.concatenate([coordinates, np.sin(phase), np.cos(phase)])

@@ -1,0 +1,149 @@
+"""Shapes of anomalies and where they go (Baugh et al., MICCAI 2023): sheared, rotated ellipsoids and boxes."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Kind = Literal["ellipse", "rect"]
+
+
+class Shape(NamedTuple):
+    """An ellipsoid or box in its bounding box.
+
+    Attributes:
+        kind: ``ellipse`` or ``rect``.
+        size: ``(D,)`` side lengths before the transformation, in pixels.
+        matrix: ``(D, D)`` shear, rotation and scale.
+        mask: ``(*b)`` bool, the shape in its box of odd sides.
+    """
+
+    kind: Kind
+    size: Array
+    matrix: Array
+    mask: Array
+
+
+def rotation(angles: Sequence[float], dims: int) -> Array:
+    """Product of plane rotations, one angle per axis pair in the order (0,1), (0,2), (1,2); radians."""
+    matrix = np.eye(dims)
+    for angle, (i, j) in zip(angles, itertools.combinations(range(dims), 2), strict=True):
+        plane = np.eye(dims)
+        plane[[i, j], [i, j]] = np.cos(angle)
+        plane[i, j], plane[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = plane @ matrix
+    return matrix
+
+
+def make_shape(
+    kind: Kind, size: Array, columns: Sequence[int], shears: Sequence[float], angles: Sequence[float], largest: Array
+) -> Shape:
+    """The shape of explicit parameters.
+
+    Args:
+        kind: ``ellipse`` or ``rect``.
+        size: ``(D,)`` side lengths.
+        columns: per row of the shear matrix, the column of its off-diagonal entry.
+        shears: these entries.
+        angles: one per axis pair.
+        largest: ``(D,)`` sides that the bounding box may have; a larger one shrinks isotropically. Rounding can leave a
+            side one pixel above it, as published.
+    """
+    dims = len(size)
+    matrix = np.eye(dims)
+    matrix[np.arange(dims), np.asarray(columns)] = shears
+    matrix = rotation(angles, dims) @ matrix
+    box = _box(matrix, size)
+    if (box > largest).any():
+        matrix = matrix / (box / largest).max()
+        box = _box(matrix, size)
+    return Shape(kind, np.asarray(size), matrix, _inside(kind, size, matrix, box))
+
+
+def _box(matrix: Array, size: Array) -> Array:
+    corners = np.array(list(itertools.product(*[(-(s - 1) / 2, (s - 1) / 2) for s in size]))) @ matrix.T
+    return (np.ceil(corners.max(0)) - np.floor(corners.min(0)) + 1).astype(int)
+
+
+def _inside(kind: Kind, size: Array, matrix: Array, box: Array) -> Array:
+    grid = np.stack(np.meshgrid(*[np.arange(b) - (b - 1) / 2 for b in box], indexing="ij"))
+    local = np.tensordot(np.linalg.inv(matrix), grid, 1) / (np.asarray(size) / 2).reshape(-1, *[1] * len(box))
+    return np.asarray((np.abs(local) <= 1).all(0) if kind == "rect" else (local**2).sum(0) <= 1)
+
+
+def exit_distance(shape: Shape, origin: Array, directions: Array) -> Array:
+    """Distance from a point inside the (uncut) shape to its surface.
+
+    Args:
+        shape: the shape.
+        origin: ``(D,)`` point relative to the centre of the box.
+        directions: ``(n, D)`` unit vectors.
+
+    Returns:
+        array: ``(n,)`` in pixels.
+    """
+    half = shape.size / 2
+    inverse = np.linalg.inv(shape.matrix)
+    start = inverse @ origin / half
+    step = directions @ inverse.T / half
+    if shape.kind == "rect":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = (np.sign(step) - start) / step
+        return np.where(step == 0, np.inf, reach).min(1)
+    a, b, c = (step**2).sum(1), step @ start, start @ start - 1
+    return (-b + np.sqrt(np.maximum(b**2 - a * c, 0))) / a
+
+
+def draw_shape(
+    rng: np.random.Generator, image_size: Sequence[int], smallest: float = 0.06, largest: float = 0.8
+) -> Shape:
+    """A random shape: sides ``(0.03 + Gamma(2, 0.1)) n``, shear N(0, 0.2²), rotation U(-pi/2, pi/2).
+
+    Args:
+        rng: source of randomness.
+        image_size: ``(D,)`` sides of the image.
+        smallest: smallest side as a share of the image's.
+        largest: largest side of shape and bounding box.
+    """
+    dims, n = len(image_size), np.asarray(image_size)
+    low, high = np.maximum(np.rint(smallest * n), 3), np.maximum(np.rint(largest * n), 3)
+    kind: Kind = "ellipse" if rng.random() < 0.5 else "rect"
+    size = np.clip((0.03 + rng.gamma(2, 0.1, dims)) * n, low, high).astype(int)
+    columns = [int(rng.choice([c for c in range(dims) if c != row])) for row in range(dims)]
+    shears = rng.normal(0, 0.2, dims)
+    angles = rng.uniform(-np.pi / 2, np.pi / 2, dims * (dims - 1) // 2)
+    shape = make_shape(kind, size, columns, list(shears), list(angles), high)
+    return shape if shape.mask.any() else draw_shape(rng, image_size, smallest, largest)
+
+
+def place(
+    rng: np.random.Generator, mask: Array, image_size: Sequence[int], foreground: Array | None, tries: int = 100
+) -> Array | None:
+    """Low corner of a box whose mask lies at least half in the foreground.
+
+    Args:
+        rng: source of randomness.
+        mask: ``(*b)`` bool.
+        image_size: ``(D,)``.
+        foreground: ``(*S)`` bool; None accepts any position.
+        tries: attempts, so that an impossible placement ends (the original code would not).
+
+    Returns:
+        array: ``(D,)``, or None if the box does not fit or no attempt succeeded.
+    """
+    room = np.asarray(image_size) - mask.shape
+    if (room < 0).any():
+        return None
+    for _ in range(tries):
+        corner = rng.integers(0, room + 1)
+        if foreground is None or foreground[box_of(corner, mask.shape)][mask].mean() >= 0.5:
+            return corner
+    return None
+
+
+def box_of(corner: Sequence[int] | Array, sides: Sequence[int]) -> tuple[slice, ...]:
+    """Slices of a box."""
+    return tuple(slice(int(c), int(c) + s) for c, s in zip(corner, sides, strict=True))
