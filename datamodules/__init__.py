@@ -23,7 +23,7 @@ __all__ = [
     "VinDrCXR",
 ]
 
-_HOME = {
+FILES = {
     "AnomalyDataModule": "base",
     "Sample": "base",
     "BrainMRI": "brain_mri",
@@ -36,9 +36,9 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in FILES:
         raise AttributeError(f"module 'datamodules' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"datamodules.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"datamodules.{FILES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -61,7 +61,7 @@ class AnomalyDataModule(LightningDataModule):
 
     Attributes:
         value_range: the range of ``image``.
-        slices_as_stored: slices of a volume are all served, in the file's own orientation, so that maps stack back into it.
+        slices_as_stored: all slices of a volume are served, oriented as in the file, so that maps stack back into it.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
         predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
         records: all records, in the order of the store, after :meth:`setup`.

@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import datamodules
 from datamodules.base import AnomalyDataModule
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.callbacks.last_checkpoint import LastCheckpoint
@@ -40,11 +41,12 @@ _OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predic
 _NEW_FOLDERS: list[Path] = []
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], callbacks: Iterable[Callback] = ()) -> int:
     """Run one of Lightning's four commands.
 
     Args:
         argv: command and options.
+        callbacks: added to the trainer's.
 
     Returns:
         int: 0.
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> int:
     arguments += resolve_names(options)
     use_short_names()
     try:
-        ZooCLI(arguments, run)
+        ZooCLI(arguments, run, callbacks)
     except (UserError, MisconfigurationException) as error:
         for folder in _NEW_FOLDERS:  # a mistake leaves nothing behind
             if not (folder / "checkpoints").exists():
@@ -82,10 +84,11 @@ class ZooCLI(LightningCLI):
     Args:
         arguments: command and resolved options.
         run: the run given by ``--run``.
+        callbacks: added to the trainer's.
     """
 
-    def __init__(self, arguments: list[str], run: Run | None) -> None:
-        self.run = run
+    def __init__(self, arguments: list[str], run: Run | None, callbacks: Iterable[Callback] = ()) -> None:
+        self.run, self.more_callbacks = run, callbacks
         terminal = sys.stderr.isatty()
         parser = {"parser_mode": MODE, "allow_abbrev": False, "usage": "lightning COMMAND [options]"}
         super().__init__(
@@ -223,7 +226,7 @@ class ZooCLI(LightningCLI):
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        own: list[Callback] = [_OutputFolder(self)]
+        own: list[Callback] = [_OutputFolder(self), *self.more_callbacks]
         if self.subcommand == "fit" and not trainer_config.enable_progress_bar:
             own.append(PlainProgress())
         if self.subcommand != "fit":
@@ -281,7 +284,8 @@ class ZooCLI(LightningCLI):
 def _snake(class_path: str, known: Iterable[Method]) -> str:
     """Name of a class for folders: the method's name, else the class's in snake case."""
     names = {method.class_path: method.name for method in known}
-    return names.get(class_path) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_path.rpartition(".")[2]).lower()
+    name = class_path.rpartition(".")[2]
+    return names.get(class_path) or datamodules.FILES.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _path(path: Path | None) -> str | None:

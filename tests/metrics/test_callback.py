@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -28,3 +29,44 @@ def test_perfect_scores_outside_the_unit_interval(tmp_path: Path) -> None:
     assert len(callback.results) == 9
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["image_auroc"] == 1
     assert len(callback.records) == 6
+
+
+def test_beyond_max_pixels_metrics_are_streamed_within_certified_bounds():
+    from types import SimpleNamespace
+
+    from zoo.metrics.functional import binary_summary
+
+    rng = np.random.default_rng(0)
+    trainer = SimpleNamespace(global_rank=0, sanity_checking=False)
+    callback = AnomalyMetrics(max_pixels=3 * 256)
+    maps, masks = rng.standard_normal((8, 1, 16, 16)).astype(np.float32), rng.random((8, 1, 16, 16)) < 0.2
+    for part in (slice(0, 2), slice(2, 4), slice(4, 8)):
+        outputs = Prediction(torch.from_numpy(maps[part].mean((1, 2, 3))), torch.from_numpy(maps[part]))
+        labels = torch.tensor([0, 1] * (len(maps[part]) // 2))
+        batch = {"image": torch.from_numpy(maps[part]), "label": labels, "mask": torch.from_numpy(masks[part])}
+        callback._collect(trainer, outputs, batch)
+    results, reasons = callback._compute(callback._items)
+    exact = binary_summary(maps, masks)
+    for name, value in (("pixel_auroc", exact.auroc), ("pixel_ap", exact.average_precision)):
+        low, high = callback.intervals[name]
+        assert low <= value <= high
+        assert abs(results[name] - value) < 1e-3
+    assert np.isnan(results["pixel_aupro"])
+    assert "max_pixels" in reasons[0]
+
+
+def test_missing_masks_are_nan_and_missing_labels_an_error():
+    from types import SimpleNamespace
+
+    from zoo.errors import UserError
+
+    trainer = SimpleNamespace(global_rank=0)
+    callback = AnomalyMetrics()
+    outputs = Prediction(torch.tensor([0.1, 0.7]), torch.rand(2, 1, 4, 4))
+    with pytest.raises(UserError, match="'label'"):
+        callback._collect(trainer, outputs, {"id": ["a", "b"]})
+    callback._collect(trainer, outputs, {"image": torch.rand(2, 1, 4, 4), "label": torch.tensor([0, 1])})
+    results, reasons = callback._compute(callback._items)
+    assert results["image_auroc"] == 1.0
+    assert np.isnan(results["pixel_ap"])
+    assert "masks" in reasons[0]

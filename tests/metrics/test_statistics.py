@@ -1,0 +1,126 @@
+"""Statistics: coverage by simulation, DeLong against its definition, known adjustments and ranks."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from zoo.metrics.functional import auroc
+from zoo.metrics.shortcuts import audit, image_statistics, nearest_neighbour_distance, stratified_auroc
+from zoo.metrics.statistics import (
+    average_ranks,
+    bootstrap_interval,
+    critical_difference,
+    delong_test,
+    holm,
+    permutation_test,
+)
+
+
+def sample(rng, n=60, shift=1.0, share=0.4):
+    labels = (np.arange(n) < share * n).astype(int)
+    return rng.standard_normal(n) + shift * labels, labels
+
+
+def test_bootstrap_covers_the_true_value():
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    rng = np.random.default_rng(0)
+    hits = 0
+    for number in range(200):
+        scores, labels = sample(rng)
+        interval = bootstrap_interval(scores, labels, resamples=200, seed=number)
+        hits += interval.low <= truth <= interval.high
+    assert 0.88 <= hits / 200 <= 0.99  # nominal 0.95, percentile intervals are a little short
+
+
+def test_grouped_bootstrap_is_wider_where_cases_of_a_patient_agree():
+    rng = np.random.default_rng(1)
+    scores, labels = sample(rng, 30)
+    repeated, truth, patients = np.repeat(scores, 8), np.repeat(labels, 8), np.repeat(np.arange(30), 8)
+    widths = []
+    for groups in (None, patients):
+        interval = bootstrap_interval(repeated, truth, groups=groups, resamples=300)
+        widths.append(interval.high - interval.low)
+    assert widths[1] > 1.8 * widths[0]
+    single = bootstrap_interval(scores, labels, resamples=300)
+    assert widths[1] == pytest.approx(single.high - single.low, rel=0.25)
+
+
+def test_bootstrap_of_one_class_is_nan():
+    assert np.isnan(bootstrap_interval(np.arange(5.0), np.ones(5, int)).value)
+
+
+def reference_delong(a, b, labels):
+    """The definition with structural components of all pairs."""
+    parts = []
+    for scores in (a, b):
+        x, y = scores[labels == 1], scores[labels == 0]
+        kernel = (x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])
+        parts.append((kernel.mean(), kernel.mean(1), kernel.mean(0)))
+    s10 = np.cov(parts[0][1], parts[1][1])
+    s01 = np.cov(parts[0][2], parts[1][2])
+    s = s10 / (labels == 1).sum() + s01 / (labels == 0).sum()
+    z = (parts[0][0] - parts[1][0]) / np.sqrt(s[0, 0] + s[1, 1] - 2 * s[0, 1])
+    return parts[0][0], parts[1][0], 2 * stats.norm.sf(abs(z))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_delong_equals_its_definition(seed):
+    rng = np.random.default_rng(seed)
+    a, labels = sample(rng, 50)
+    b = np.round(a + rng.standard_normal(50), 1)  # with ties
+    assert delong_test(a, b, labels) == pytest.approx(reference_delong(a, b, labels), rel=1e-9)
+
+
+def test_tests_hold_their_level_and_find_differences():
+    rng = np.random.default_rng(3)
+    p = {"null": [], "different": []}
+    for _ in range(150):
+        base, labels = sample(rng, 80)
+        p["null"].append(delong_test(base + rng.standard_normal(80), base + rng.standard_normal(80), labels).p_value)
+        p["different"].append(delong_test(base, rng.standard_normal(80), labels).p_value)
+    assert np.mean(np.array(p["null"]) < 0.05) < 0.12
+    assert np.mean(np.array(p["different"]) < 0.05) > 0.6
+    base, labels = sample(rng, 200)
+    assert permutation_test(base, 100 * rng.standard_normal(200), labels, permutations=200).p_value < 0.05
+    assert permutation_test(base, base * 7 - 3, labels, permutations=200).p_value == 1.0
+    assert delong_test(base, base * 7 - 3, labels).p_value == 1.0
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, float("nan"), 0.01])[::2] == pytest.approx([0.5, 0.02])
+
+
+def test_ranks_and_critical_difference():
+    table = np.array([[0.9, 0.8, 0.7], [0.9, 0.9, 0.1], [np.nan, 1, 1]])
+    assert average_ranks(table) == pytest.approx([1.25, 1.75, 3])
+    # Demšar 2006, table 5: q = 2.343 for three methods, 2.569 for four
+    assert critical_difference(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
+    assert critical_difference(3, 10) == pytest.approx(2.343 * np.sqrt(3 * 4 / 60), rel=1e-3)
+
+
+def test_shortcut_is_found_and_stratified_away():
+    rng = np.random.default_rng(0)
+    labels = (np.arange(400) < 160).astype(int)
+    contrast = rng.uniform(0.5, 1.5, 400) - 0.4 * labels  # sick images are flatter
+    images = 0.5 + contrast[:, None, None, None] * rng.standard_normal((400, 1, 12, 12))
+    rows = {row.name: row for row in audit(image_statistics(images), labels, -contrast)}
+    assert rows["deviation"].auroc == pytest.approx(auroc(-images.reshape(400, -1).std(1), labels))
+    assert rows["deviation"].auroc > 0.8
+    assert rows["deviation"].correlation < -0.9
+    assert abs(rows["mean"].auroc - 0.5) < 0.1
+    assert rows["deviation"].stratified_auroc < rows["deviation"].auroc - 0.1
+    assert next(iter(rows)) == "deviation"
+
+
+def test_stratified_auroc_by_hand():
+    scores, labels = np.array([1.0, 2, 3, 4]), np.array([0, 1, 0, 1])
+    assert stratified_auroc(scores, labels, np.array([0, 0, 1, 1]), bins=2) == 1.0
+    assert np.isnan(stratified_auroc(scores, labels, np.array([0, 1, 0, 1]), bins=2))
+
+
+def test_nearest_neighbour_ignores_brightness_and_contrast():
+    rng = np.random.default_rng(0)
+    train = rng.random((20, 1, 32, 32))
+    assert nearest_neighbour_distance(3 * train[:4] + 7, train).max() < 1e-4  # up to rounding of squares
+    assert nearest_neighbour_distance(rng.random((4, 1, 32, 32)), train).min() > 1

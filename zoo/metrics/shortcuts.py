@@ -1,0 +1,119 @@
+"""Shortcut audit: how far statistics that need no learning get on a test set, and how much of a score they explain."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from zoo.metrics.functional import auroc
+
+Array = NDArray[Any]
+STATISTICS = ("mean", "deviation", "filled")
+
+
+class Shortcut(NamedTuple):
+    """One statistic on one test set.
+
+    Attributes:
+        name: of the statistic.
+        auroc: of the statistic as a score, in the direction that favours it (0.5 to 1).
+        correlation: Spearman's, of a method's score with it; nan without a score.
+        stratified_auroc: the method's AUROC within quantile bins of the statistic; nan without a score.
+    """
+
+    name: str
+    auroc: float
+    correlation: float
+    stratified_auroc: float
+
+
+def image_statistics(image: Array, foreground: Array | None = None) -> dict[str, Array]:
+    """Statistics of a batch that need no learning.
+
+    Args:
+        image: ``(B, C, *S)``.
+        foreground: ``(B, 1, *S)`` bool, or None.
+
+    Returns:
+        dict: arrays ``(B,)``: ``mean``, ``deviation`` (contrast), ``filled`` (share of foreground pixels, or of pixels
+        above the smallest value).
+    """
+    flat = image.reshape(len(image), -1).astype(np.float64)
+    filled = flat > flat.min(1, keepdims=True) if foreground is None else foreground.reshape(len(image), -1)
+    return dict(zip(STATISTICS, (flat.mean(1), flat.std(1), filled.mean(1)), strict=True))
+
+
+def nearest_neighbour_distance(test: Array, train: Array, side: int = 16) -> Array:
+    """Distance of each test image to the nearest training image, on pooled and z-normalised pixels.
+
+    Args:
+        test: ``(B, C, *S)``.
+        train: ``(N, C, *S)``.
+        side: images are averaged down to at most this side.
+
+    Returns:
+        array: ``(B,)``.
+    """
+    a, b = _pooled(test, side), _pooled(train, side)
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    return np.sqrt(np.maximum(squares.min(1), 0))
+
+
+def _pooled(images: Array, side: int) -> Array:
+    small = images.astype(np.float64)
+    for axis in range(2, images.ndim):
+        step = max(1, images.shape[axis] // side)
+        kept = np.moveaxis(small, axis, -1)[..., : small.shape[axis] // step * step]
+        small = np.moveaxis(kept.reshape(*kept.shape[:-1], -1, step).mean(-1), -1, axis)
+    flat = small.reshape(len(small), -1)
+    return (flat - flat.mean(1, keepdims=True)) / (flat.std(1, keepdims=True) + 1e-8)
+
+
+def stratified_auroc(scores: Array, labels: Array, nuisance: Array, bins: int = 5) -> float:
+    """AUROC over pairs of cases from the same quantile bin of a nuisance, weighted by the number of pairs.
+
+    Args:
+        scores: ``(n,)``.
+        labels: ``(n,)``, 0 or 1.
+        nuisance: ``(n,)``.
+        bins: number of quantile bins.
+
+    Returns:
+        float: nan if no bin holds both classes.
+    """
+    edges = np.quantile(nuisance, np.linspace(0, 1, bins + 1)[1:-1])
+    where = np.searchsorted(edges, nuisance, side="right")
+    total = weight = 0.0
+    for number in range(bins):
+        inside = where == number
+        pairs = float(labels[inside].sum()) * float((1 - labels[inside]).sum())
+        if pairs:
+            total += pairs * auroc(scores[inside], labels[inside])
+            weight += pairs
+    return total / weight if weight else float("nan")
+
+
+def audit(statistics: dict[str, Array], labels: Array, scores: Array | None = None, bins: int = 5) -> list[Shortcut]:
+    """Audit a test set, and a method's scores on it.
+
+    Args:
+        statistics: ``(n,)`` values by name.
+        labels: ``(n,)``, 0 or 1.
+        scores: ``(n,)`` of a method, or None.
+        bins: of :func:`stratified_auroc`.
+
+    Returns:
+        list: the strongest shortcut first.
+    """
+    labels = np.asarray(labels).astype(int)
+    rows = []
+    for name, values in statistics.items():
+        area = auroc(values, labels)
+        correlation = stratified = float("nan")
+        if scores is not None:
+            constant = np.ptp(values) == 0 or np.ptp(scores) == 0
+            correlation = float("nan") if constant else float(stats.spearmanr(scores, values).statistic)
+            stratified = stratified_auroc(np.asarray(scores), labels, values, bins)
+        rows.append(Shortcut(name, max(area, 1 - area), correlation, stratified))
+    return sorted(rows, key=lambda row: -row.auroc)
