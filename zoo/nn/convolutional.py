@@ -50,7 +50,13 @@ def conv_block(
 
 
 def conv_encoder(
-    in_channels: int, widths: tuple[int, ...], *, kernel: int = 3, norm: Norm = "batch", dropout: float = 0.0
+    in_channels: int,
+    widths: tuple[int, ...],
+    *,
+    kernel: int = 3,
+    norm: Norm = "batch",
+    dropout: float = 0.0,
+    max_pool: bool = False,
 ) -> nn.Sequential:
     """One block a width, each halving the sides by a strided convolution without bias.
 
@@ -60,19 +66,22 @@ def conv_encoder(
         kernel: odd side of the convolutions.
         norm: see :func:`conv_block`.
         dropout: see :func:`conv_block`.
+        max_pool: halve by max-pooling after each block instead.
     """
-    sources = (in_channels, *widths[:-1])
-    return nn.Sequential(
-        *(
-            conv_block(
-                nn.Conv2d(source, width, kernel, stride=2, padding=kernel // 2, bias=False),
-                width,
-                norm=norm,
-                dropout=dropout,
-            )
-            for source, width in zip(sources, widths, strict=True)
+    stride = 1 if max_pool else 2
+    blocks = [
+        conv_block(
+            nn.Conv2d(source, width, kernel, stride=stride, padding=kernel // 2, bias=False),
+            width,
+            norm=norm,
+            dropout=dropout,
         )
-    )
+        for source, width in itertools.pairwise((in_channels, *widths))
+    ]
+    if max_pool:
+        for block in blocks:
+            block.add_module("pool", nn.MaxPool2d(2))
+    return nn.Sequential(*blocks)
 
 
 def conv_decoder(
@@ -111,6 +120,7 @@ class DenseAutoencoder(nn.Module):
         hidden_dims: channels after each encoder block.
         latent_dim: length of the code.
         code_dim: length of what the encoder puts out, for a variational code; by default ``latent_dim``.
+        out_channels: channels of the output; by default ``in_channels``.
         norm: see :func:`conv_block`.
         dropout: see :func:`conv_block`.
 
@@ -126,6 +136,7 @@ class DenseAutoencoder(nn.Module):
         hidden_dims: tuple[int, ...] = (16, 32, 64, 128, 256),
         latent_dim: int = 256,
         code_dim: int | None = None,
+        out_channels: int | None = None,
         norm: Norm = "instance",
         dropout: float = 0.0,
     ) -> None:
@@ -139,7 +150,9 @@ class DenseAutoencoder(nn.Module):
         self.to_code = nn.Linear(length, code_dim or latent_dim, bias=False)
         self.from_code = nn.Linear(latent_dim, length, bias=False)
         self.decoder = conv_decoder(hidden_dims[::-1], norm=norm, dropout=dropout)
-        self.to_image = nn.ConvTranspose2d(hidden_dims[0], in_channels, 4, stride=2, padding=1, bias=False)
+        self.to_image = nn.ConvTranspose2d(
+            hidden_dims[0], out_channels or in_channels, 4, stride=2, padding=1, bias=False
+        )
 
     def encode(self, image: Tensor) -> Tensor:
         """Code ``(B, code_dim)`` of an image ``(B, C, H, W)``."""
@@ -148,6 +161,56 @@ class DenseAutoencoder(nn.Module):
     def decode(self, code: Tensor) -> Tensor:
         """Image ``(B, C, H, W)`` of a code ``(B, latent_dim)``."""
         return self.to_image(self.decoder(self.from_code(code).unflatten(1, self.grid)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Reconstruction of an image ``(B, C, H, W)``, unbounded."""
+        return self.decode(self.encode(image))
+
+
+class SpatialAutoencoder(nn.Module):
+    """Convolutional autoencoder whose code is a map: it keeps where things are and so brings back more detail.
+
+    Blocks as in :class:`DenseAutoencoder`; 1x1 convolutions lead to the code and from it.
+
+    Args:
+        in_channels: image channels.
+        image_size: ``(H, W)``, multiples of ``2 ** len(hidden_dims)``.
+        hidden_dims: channels after each encoder block.
+        latent_dim: channels of the code.
+        norm: see :func:`conv_block`.
+        max_pool: see :func:`conv_encoder`.
+
+    Raises:
+        UserError: an image size that does not divide, or whose smallest map is one pixel under instance norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        image_size: tuple[int, ...],
+        *,
+        hidden_dims: tuple[int, ...],
+        latent_dim: int,
+        norm: Norm = "batch",
+        max_pool: bool = False,
+    ) -> None:
+        super().__init__()
+        factor = 2 ** len(hidden_dims)
+        minimum = 2 * factor if norm == "instance" else factor
+        check_divisible(image_size, factor, f"an autoencoder of {len(hidden_dims)} levels", minimum)
+        self.encoder = conv_encoder(in_channels, hidden_dims, norm=norm, max_pool=max_pool)
+        self.to_code = nn.Conv2d(hidden_dims[-1], latent_dim, 1)
+        self.from_code = nn.Conv2d(latent_dim, hidden_dims[-1], 1)
+        self.decoder = conv_decoder(hidden_dims[::-1], norm=norm)
+        self.to_image = nn.ConvTranspose2d(hidden_dims[0], in_channels, 4, stride=2, padding=1, bias=False)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Code ``(B, latent_dim, H / factor, W / factor)`` of an image ``(B, C, H, W)``."""
+        return self.to_code(self.encoder(image))
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Image ``(B, C, H, W)`` of a code."""
+        return self.to_image(self.decoder(self.from_code(code)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruction of an image ``(B, C, H, W)``, unbounded."""

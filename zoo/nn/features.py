@@ -51,6 +51,7 @@ class FeatureExtractor(nn.Module):
             the module's mode, so that training uses batch statistics and moves the running ones.
         normalisation: of images in [0, 1]: ``imagenet`` mean and deviation, ``centre`` to [-1, 1], or ``none``.
         in_channels: 1 (the channel is repeated) or 3.
+        differentiable: let gradients through to the image, for losses on features.
 
     Attributes:
         channels: channels of each layer's map.
@@ -69,6 +70,7 @@ class FeatureExtractor(nn.Module):
         statistics: Statistics = "frozen",
         normalisation: Normalisation = "imagenet",
         in_channels: int = 3,
+        differentiable: bool = False,
     ) -> None:
         super().__init__()
         if in_channels not in (1, 3):
@@ -76,6 +78,7 @@ class FeatureExtractor(nn.Module):
         self.layers = tuple(_ALIASES.get(layer, layer) for layer in layers)
         self.statistics = statistics
         self.normalisation = normalisation
+        self.differentiable = differentiable
         self.backbone = _create(backbone, weights)
         known = dict(self.backbone.named_modules())
         for layer, path in zip(layers, self.layers, strict=True):
@@ -94,7 +97,6 @@ class FeatureExtractor(nn.Module):
         """Follow the mode only where ``statistics`` is ``batch``."""
         return super().train(mode and self.statistics == "batch")
 
-    @torch.no_grad()
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps ``(B, channels[i], H / strides[i], W / strides[i])`` of an image ``(B, 1 or 3, H, W)`` in [0, 1]."""
         if image.shape[1] == 1:
@@ -104,7 +106,8 @@ class FeatureExtractor(nn.Module):
         elif self.normalisation == "imagenet":
             mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
             image = (image - mean) / std
-        return self._run(image)
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            return self._run(image)
 
     def _run(self, image: Tensor) -> list[Tensor]:
         found: dict[str, Tensor] = {}

@@ -6,16 +6,18 @@ The image baseline of Meissen et al. 2022, architecture and settings as in the c
 from typing import Literal
 
 import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.convolutional import DenseAutoencoder, Norm
+from zoo.nn.perceptual import PerceptualDistance
 from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.scoring.residual import residual_loss, residual_map
 
 
 class Autoencoder(AnomalyModule):
-    """Convolutional autoencoder (AE-MSE, AE-L1, AE-SSIM).
+    """Convolutional autoencoder (AE-MSE, AE-L1, AE-SSIM, MS-SSIM, AE-PL).
 
     Any image range near [0, 1]; the output is not bounded.
 
@@ -25,7 +27,13 @@ class Autoencoder(AnomalyModule):
         hidden_dims: channels after each halving of the image.
         latent_dim: length of the code; the setting that matters most (small codes suit small lesions).
         norm: ``instance`` as the original, ``batch`` or ``none``.
-        loss: ``l2``, ``l1``, or ``ssim`` (minus the structural similarity, window 11); also the anomaly map.
+        loss: ``l2``, ``l1``, ``ssim`` (minus the structural similarity), ``ms_ssim`` (0.85 of its
+            multi-scale error plus 0.15 of ``l1``), or ``perceptual`` (relative L1 distance of standardised features;
+            images in [0, 1]; one pass over the training set first collects their moments); also the anomaly map.
+        window: side of the window of ``ssim`` and ``ms_ssim``; scales that it does not fit are left out.
+        backbone: timm name of the frozen network of ``perceptual``.
+        layer: its layer; ``features.22`` is relu4_2 of VGG-19.
+        weights: ``imagenet``, ``random`` or a path.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
         score_foreground: pool over pixels above 0 only, as the original does.
@@ -50,7 +58,11 @@ class Autoencoder(AnomalyModule):
         hidden_dims: tuple[int, ...] = (16, 32, 64, 128, 256),
         latent_dim: int = 256,
         norm: Norm = "instance",
-        loss: Literal["l1", "l2", "ssim"] = "l2",
+        loss: Literal["l1", "l2", "ssim", "ms_ssim", "perceptual"] = "l2",
+        window: int = 11,
+        backbone: str = "vgg19",
+        layer: str = "features.22",
+        weights: str = "imagenet",
         score: PoolingRule = "mean",
         score_fraction: float = 0.1,
         score_foreground: bool = True,
@@ -68,9 +80,34 @@ class Autoencoder(AnomalyModule):
             norm=self.hparams["norm"],
         )
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Reconstruction loss of a batch."""
-        loss = residual_loss(self.network(batch["image"]), batch["image"], self.hparams["loss"])
+        if self.hparams["loss"] == "perceptual":
+            self.distance = PerceptualDistance(
+                self.in_channels,
+                backbone=self.hparams["backbone"],
+                layer=self.hparams["layer"],
+                weights=self.hparams["weights"],
+            )
+
+    def stages(self) -> tuple[Stage, ...]:
+        """``perceptual`` collects the moments of the features first; the other losses have one plain stage."""
+        if self.hparams["loss"] != "perceptual":
+            return ()
+        return Stage("collect", self._collect), Stage("optimise", self._optimise)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Reconstruction loss of a batch, or the current stage's step."""
+        return super().training_step(batch, batch_idx) if self.stages() else self._optimise(batch, batch_idx)
+
+    def _collect(self, batch: Batch, batch_idx: int) -> None:
+        self.distance.collect(batch["image"])
+
+    def _optimise(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, kind = batch["image"], self.hparams["loss"]
+        reconstruction = self.network(image)
+        if kind == "perceptual":
+            loss = self.distance(reconstruction, image).mean()
+        else:
+            loss = residual_loss(reconstruction, image, kind, self.hparams["window"])
         self.log("train/loss", loss)
         return loss
 
@@ -82,7 +119,10 @@ class Autoencoder(AnomalyModule):
         """Residual map of the loss's kind and its pooled value."""
         hp = self.hparams
         reconstruction = self.network(image).float()
-        anomaly_map = residual_map(reconstruction, image, hp["loss"])
+        if hp["loss"] == "perceptual":
+            anomaly_map = self.distance.error_map(reconstruction, image)
+        else:
+            anomaly_map = residual_map(reconstruction, image, hp["loss"], hp["window"])
         foreground = (image > 0).any(dim=1, keepdim=True) if hp["score_foreground"] else None
         score = pool_map(anomaly_map, hp["score"], hp["score_fraction"], foreground)
         return Prediction(score, anomaly_map, reconstruction)

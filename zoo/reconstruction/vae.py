@@ -1,8 +1,10 @@
-"""Variational autoencoder whose map weighs the reconstruction error by the gradient of the KL term.
+"""Variational autoencoder with the maps that have been proposed for it: residuals, gradients, restoration.
 
 Zimmerer et al. 2019, "Unsupervised anomaly localization using variational auto-encoders" (arXiv 1907.02796), in the
-form that Meissen et al. 2022 compare with.
+form that Meissen et al. 2022 compare with; restoration as Chen et al. 2020 (arXiv 2005.00031).
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +12,17 @@ from torch import Tensor
 
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.convolutional import DenseAutoencoder, Norm
-from zoo.scoring.residual import residual_map
+from zoo.scoring.pooling import pool_map
+from zoo.scoring.residual import residual_loss, residual_map
 from zoo.scoring.ssim import gaussian_window
+
+VAEMap = Literal["combined", "reconstruction", "kl_gradient", "elbo_gradient", "restoration"]
+VAEScore = Literal["kl", "reconstruction", "elbo", "map"]
 
 
 class VariationalAutoencoder(AnomalyModule):
-    """Variational autoencoder (VAE) with a gradient-weighted map.
+    """Variational autoencoder (VAE) with gradient-based, combined and restoration maps.
 
-    Map: squared error times the smoothed absolute gradient of the KL term with respect to the image. Score: KL term.
     The original draws the code at test time too and scales the gradient over the batch, so its maps depend on chance
     and on the other images; here the code is its mean and each image is scaled by itself.
 
@@ -27,8 +32,17 @@ class VariationalAutoencoder(AnomalyModule):
         hidden_dims: channels after each halving of the image.
         latent_dim: length of the code.
         norm: ``none`` as the original, ``instance`` or ``batch``.
-        kl_weight: weight of the KL term, which is averaged over batch and latent dimensions, beside the mean squared
-            error.
+        loss: reconstruction error, ``l2`` or ``l1``, averaged over everything.
+        kl_weight: weight of the KL term, which is averaged over batch and latent dimensions.
+        anomaly_map: ``reconstruction`` error; smoothed absolute gradient with respect to the image of the KL term
+            (``kl_gradient``) or of the whole loss (``elbo_gradient``); ``combined`` = error times the KL gradient
+            scaled to [0, 1]; ``restoration`` = absolute change when the image itself descends the loss under a
+            total-variation penalty on that change.
+        score: of the image: ``kl`` term, ``reconstruction`` error, ``elbo`` = the loss of the image, or mean of the
+            ``map``.
+        restoration_steps: gradient steps of the restoration.
+        restoration_rate: their size, for the loss summed over pixels and the image in [0, 1].
+        restoration_tv: weight of the total variation.
         lr: learning rate of Adam.
     """
 
@@ -51,7 +65,13 @@ class VariationalAutoencoder(AnomalyModule):
         hidden_dims: tuple[int, ...] = (16, 32, 64, 128, 256),
         latent_dim: int = 256,
         norm: Norm = "none",
+        loss: Literal["l1", "l2"] = "l2",
         kl_weight: float = 0.05,
+        anomaly_map: VAEMap = "combined",
+        score: VAEScore = "kl",
+        restoration_steps: int = 50,
+        restoration_rate: float = 0.02,
+        restoration_tv: float = 0.05,
         lr: float = 2e-4,
     ) -> None:
         super().__init__()
@@ -73,11 +93,11 @@ class VariationalAutoencoder(AnomalyModule):
         return mean, log_variance
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean squared error of a drawn code's image plus the weighted KL term."""
+        """Reconstruction error of a drawn code's image plus the weighted KL term."""
         image = batch["image"]
         mean, log_variance = self.encode(image)
         code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        reconstruction_loss = F.mse_loss(self.network.decode(code).float(), image)
+        reconstruction_loss = residual_loss(self.network.decode(code), image, self.hparams["loss"])
         kl_loss = kl_divergence(mean, log_variance).mean()
         loss = reconstruction_loss + self.hparams["kl_weight"] * kl_loss
         self.log_dict({"train/loss": loss, "train/reconstruction": reconstruction_loss, "train/kl": kl_loss})
@@ -88,16 +108,45 @@ class VariationalAutoencoder(AnomalyModule):
         return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
 
     def predict_anomaly(self, image: Tensor) -> Prediction:
-        """Gradient-weighted squared error; the KL term as score."""
+        """The chosen map and score; the code is its mean."""
+        hp = self.hparams
         image.requires_grad_()
+        reconstruction, kl, error = self._terms(image)
+        error_map = residual_map(reconstruction, image, hp["loss"])
+        elbo = error + hp["kl_weight"] * kl
+        if hp["anomaly_map"] == "combined":
+            anomaly_map = error_map * _smooth(_rescale(_gradient(kl, image)))
+        elif hp["anomaly_map"] == "reconstruction":
+            anomaly_map = error_map
+        elif hp["anomaly_map"] == "restoration":
+            reconstruction = self._restore(image.detach())
+            anomaly_map = residual_map(reconstruction, image, "l1")
+        else:
+            anomaly_map = _smooth(_gradient(kl if hp["anomaly_map"] == "kl_gradient" else elbo, image))
+        score = {"kl": kl, "reconstruction": error, "elbo": elbo, "map": pool_map(anomaly_map)}[hp["score"]]
+        return Prediction(score, anomaly_map, reconstruction)
+
+    def _terms(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction from the mean code, KL term ``(B,)`` and mean reconstruction error ``(B,)``."""
         mean, log_variance = self.encode(image)
-        kl = kl_divergence(mean, log_variance)
-        # the sum over images: each image's gradient is its own, scaled alike whatever the batch
-        (gradient,) = torch.autograd.grad(kl.sum(), image)
-        with torch.no_grad():
-            reconstruction = self.network.decode(mean).float()
-            anomaly_map = residual_map(reconstruction, image, "l2") * _saliency(gradient)
-        return Prediction(kl, anomaly_map, reconstruction)
+        reconstruction = self.network.decode(mean).float()
+        error = residual_map(reconstruction, image, self.hparams["loss"]).mean(dim=(1, 2, 3))
+        return reconstruction, kl_divergence(mean, log_variance), error
+
+    def _restore(self, image: Tensor) -> Tensor:
+        """The likely healthy image near ``image``: gradient descent on the loss plus total variation of the change."""
+        hp = self.hparams
+        restored = image.clone()
+        for _ in range(hp["restoration_steps"]):
+            restored.requires_grad_()
+            _, kl, error = self._terms(restored)
+            change = restored - image
+            variation = change.diff(dim=2).abs().sum() + change.diff(dim=3).abs().sum()
+            # sums over images: each one descends its own energy whatever the batch
+            energy = image[0].numel() * (error + hp["kl_weight"] * kl).sum() + hp["restoration_tv"] * variation
+            (gradient,) = torch.autograd.grad(energy, restored)
+            restored = (restored - hp["restoration_rate"] * gradient).detach()
+        return restored
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -105,10 +154,19 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).mean(dim=1)
 
 
-def _saliency(gradient: Tensor) -> Tensor:
-    """Absolute gradient, averaged over channels, scaled to [0, 1] in each image and smoothed (7 x 7, sigma 3)."""
-    strength = gradient.float().abs().mean(dim=1, keepdim=True)
-    low, high = strength.amin(dim=(2, 3), keepdim=True), strength.amax(dim=(2, 3), keepdim=True)
-    scaled = (strength - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-    kernel = gaussian_window(7, 3.0).to(scaled.device)
-    return F.conv2d(scaled, kernel[None, None], padding=3)
+def _smooth(values: Tensor) -> Tensor:
+    """Gaussian blur ``(B, 1, H, W)``, 7 x 7 with sigma 3 and zero padding."""
+    kernel = gaussian_window(7, 3.0).to(values.device)
+    return F.conv2d(values, kernel[None, None], padding=3)
+
+
+def _gradient(value: Tensor, image: Tensor) -> Tensor:
+    """Absolute gradient of each image's ``value`` ``(B,)``, averaged over channels: ``(B, 1, H, W)``."""
+    (gradient,) = torch.autograd.grad(value.sum(), image, retain_graph=True)
+    return gradient.float().abs().mean(dim=1, keepdim=True)
+
+
+def _rescale(values: Tensor) -> Tensor:
+    """Each map to [0, 1]; a constant one to 0."""
+    low, high = values.amin(dim=(2, 3), keepdim=True), values.amax(dim=(2, 3), keepdim=True)
+    return (values - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)

@@ -120,6 +120,7 @@ def _terms(a: Tensor, b: Tensor, window: int, data_range: float, valid: bool) ->
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a matrix first made while testing must serve training too
 def _blur_matrix(size: int, window: int, valid: bool, device: torch.device) -> Tensor:
     """Banded matrix of the 1-D Gaussian: ``(size, size)`` with reflected borders, or the valid rows alone.
 

@@ -1,0 +1,113 @@
+"""Variational autoencoder that also learns to fill in covered squares from their surroundings.
+
+Zimmerer et al. 2018, "Context-encoding variational autoencoder for unsupervised anomaly detection" (arXiv 1812.05941).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zoo.module import Batch
+from zoo.nn.convolutional import Norm
+from zoo.reconstruction.vae import VAEMap, VAEScore, VariationalAutoencoder, kl_divergence
+from zoo.scoring.residual import residual_loss
+
+
+class ContextEncodingVAE(VariationalAutoencoder):
+    """Context-encoding variational autoencoder (ceVAE).
+
+    Beside the loss of a VAE, the reconstruction from the mean code of an image with covered squares is held against
+    the whole image. Maps and scores are those of :class:`VariationalAutoencoder`.
+
+    Args:
+        image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``.
+        in_channels: image channels.
+        hidden_dims: channels after each halving of the image.
+        latent_dim: length of the code; the paper tries up to 512.
+        norm: ``none``, ``instance`` or ``batch``.
+        loss: reconstruction error, ``l1`` or ``l2``.
+        kl_weight: weight of the KL term beside the reconstruction error, both averages.
+        context_weight: share of the context encoding's error in the loss; the VAE's loss has the rest.
+        max_squares: an image gets 0 to this many squares of up to half its sides, each of one value drawn between
+            the image's extremes.
+        anomaly_map: see :class:`VariationalAutoencoder`.
+        score: see there.
+        restoration_steps: see there.
+        restoration_rate: see there.
+        restoration_tv: see there.
+        lr: learning rate of Adam.
+    """
+
+    reference = {
+        "title": "Context-encoding Variational Autoencoder for Unsupervised Anomaly Detection",
+        "venue": "MIDL",
+        "year": 2019,
+        "url": "https://arxiv.org/abs/1812.05941",
+    }
+    tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8}
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        hidden_dims: tuple[int, ...] = (16, 32, 64, 128, 256),
+        latent_dim: int = 256,
+        norm: Norm = "none",
+        loss: Literal["l1", "l2"] = "l1",
+        kl_weight: float = 0.01,
+        context_weight: float = 0.5,
+        max_squares: int = 3,
+        anomaly_map: VAEMap = "combined",
+        score: VAEScore = "elbo",
+        restoration_steps: int = 50,
+        restoration_rate: float = 0.02,
+        restoration_tv: float = 0.05,
+        lr: float = 1e-4,
+    ) -> None:
+        super().__init__()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of the VAE on the image, error of the context encoding on its covered copy."""
+        image, hp = batch["image"], self.hparams
+        mean, log_variance = self.encode(image)
+        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        error = residual_loss(self.network.decode(code), image, hp["loss"])
+        kl = kl_divergence(mean, log_variance).mean()
+        covered_mean, _ = self.encode(cover_squares(image, hp["max_squares"]))
+        context_error = residual_loss(self.network.decode(covered_mean), image, hp["loss"])
+        vae_loss = error + hp["kl_weight"] * kl
+        loss = (1 - hp["context_weight"]) * vae_loss + hp["context_weight"] * context_error
+        self.log_dict(
+            {"train/loss": loss, "train/reconstruction": error, "train/kl": kl, "train/context": context_error}
+        )
+        return loss
+
+
+def cover_squares(image: Tensor, max_squares: int = 3) -> Tensor:
+    """Copies with 0 to ``max_squares`` squares, each filled with one value from the image's range.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        max_squares: the number of squares of each image is drawn uniformly.
+    """
+    count, _, height, width = image.shape
+    low, high = image.amin(dim=(1, 2, 3)), image.amax(dim=(1, 2, 3))
+    squares = torch.randint(max_squares + 1, (count,), device=image.device)
+    rows = torch.arange(height, device=image.device)[:, None]
+    columns = torch.arange(width, device=image.device)
+    covered = image
+    for number in range(max_squares):
+        top, left, size, value = torch.rand(4, count, 1, 1, device=image.device)
+        side = 1 + size * (min(height, width) // 2 - 1)
+        inside = _within(rows, top, side, height) & _within(columns, left, side, width)
+        inside = inside & (number < squares).view(-1, 1, 1)
+        fill = low.view(-1, 1, 1) + value * (high - low).view(-1, 1, 1)
+        covered = torch.where(inside.unsqueeze(1), fill.unsqueeze(1), covered)
+    return covered
+
+
+def _within(position: Tensor, start: Tensor, side: Tensor, length: int) -> Tensor:
+    first = (start * (length - side)).round()
+    return (position >= first) & (position < first + side.round())
