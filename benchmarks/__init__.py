@@ -1,0 +1,1 @@
+"""The leaderboard: methods x data sets x seeds, each cell in a process of its own, resumable, with statistics."""

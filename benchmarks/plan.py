@@ -1,0 +1,179 @@
+"""What a benchmark consists of: its configuration becomes cells, each a complete configuration of one run."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from zoo.cli import config_path
+from zoo.errors import UserError
+from zoo.registry import find, methods, nearest
+
+_KEYS = ("name", "models", "data", "seeds", "trainer", "timeout_minutes", "published", "primary_metric")
+
+
+class Cell(NamedTuple):
+    """One method on one data set with one seed.
+
+    Attributes:
+        method: name in the benchmark.
+        dataset: name in the benchmark.
+        seed: of the run.
+        config: the complete configuration.
+        fingerprint: SHA-256 of configuration and data files; equal = need not be run again.
+    """
+
+    method: str
+    dataset: str
+    seed: int
+    config: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Folder of the cell."""
+        return f"{self.method}--{self.dataset}--{self.seed}"
+
+
+class Plan(NamedTuple):
+    """A benchmark.
+
+    Attributes:
+        name: title of the report.
+        cells: in the order of data sets, methods, seeds.
+        timeout: seconds that a cell may take, None without limit.
+        published: names of the published tables that the report shows beside.
+        primary_metric: what tables are sorted by.
+    """
+
+    name: str
+    cells: list[Cell]
+    timeout: float | None
+    published: list[str]
+    primary_metric: str
+
+
+def read_plan(source: str) -> Plan:
+    """Read a benchmark's configuration: a path, or the short name of a shipped one (``quick``).
+
+    Raises:
+        UserError: not found, unknown keys or methods, nothing to run.
+    """
+    path = _locate(source)
+    content = _read(path)
+    for key in content:
+        if key not in _KEYS:
+            raise UserError(f"{path}: unknown key '{key}'; nearest: {', '.join(nearest(key, _KEYS) or _KEYS)}")
+    models = {name: _model(path, name, value) for name, value in _entries(path, content, "models").items()}
+    data = {name: _data(path, name, value) for name, value in _entries(path, content, "data").items()}
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise UserError(f"{path}: seeds must be a list of integers, found {seeds!r}")
+    prints = {name: data_fingerprint(entry) for name, entry in data.items()}
+    cells = []
+    for dataset, method, seed in itertools.product(data, models, seeds):
+        config = _merged(models[method], data[dataset], {"trainer": content.get("trainer", {})})
+        config |= {"seed_everything": seed, "test_after_fit": True}
+        text = json.dumps([config, prints[dataset]], sort_keys=True)
+        cells.append(Cell(method, dataset, seed, config, hashlib.sha256(text.encode()).hexdigest()))
+    minutes = content.get("timeout_minutes")
+    return Plan(
+        str(content.get("name", path.stem)),
+        cells,
+        None if minutes is None else 60 * float(minutes),
+        list(content.get("published", [])),
+        str(content.get("primary_metric", "image_auroc")),
+    )
+
+
+def _locate(source: str) -> Path:
+    try:
+        return config_path(source if source.endswith((".yaml", ".yml")) else f"benchmarks/{source}")
+    except UserError:
+        return config_path(source)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys {', '.join(_KEYS)}")
+    return content
+
+
+def _entries(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
+    found = content.get(key)
+    if isinstance(found, list):
+        found = {str(name).rpartition("/")[2]: None for name in found}
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{path}: {key} must list at least one entry, found {found!r}")
+    for name in found:
+        if "--" in name or "/" in name:
+            raise UserError(f"{path}: the name '{name}' must not hold '--' or '/'")
+    return found
+
+
+def _model(path: Path, name: str, entry: Any) -> dict[str, Any]:
+    """Configuration of a method: a shipped one by name, with ``init_args`` and ``trainer`` over it."""
+    entry = {} if entry is None else {"config": entry} if isinstance(entry, str) else dict(entry)
+    _known(path, name, entry, ("config", "class_path", "init_args", "trainer"))
+    base: dict[str, Any] = {"model": {"class_path": entry.get("class_path"), "init_args": {}}}
+    if "class_path" not in entry:
+        base = _read(config_path(_with_folder(entry.get("config", name), "models")))
+    class_path = base["model"]["class_path"]
+    if class_path.startswith("zoo.") or "." not in class_path:
+        base["model"]["class_path"] = find(class_path).class_path
+    over = {"model": {"init_args": entry.get("init_args", {})}, "trainer": entry.get("trainer", {})}
+    return _merged({key: base.get(key, {}) for key in ("model", "trainer")}, over)
+
+
+def _data(path: Path, name: str, entry: Any) -> dict[str, Any]:
+    entry = {} if entry is None else {"config": entry} if isinstance(entry, str) else dict(entry)
+    _known(path, name, entry, ("config", "class_path", "init_args"))
+    base: dict[str, Any] = {"data": {"class_path": entry.get("class_path"), "init_args": {}}}
+    if "class_path" not in entry:
+        base = {"data": _read(config_path(_with_folder(entry.get("config", name), "data")))["data"]}
+    return _merged(base, {"data": {"init_args": entry.get("init_args", {})}})
+
+
+def _known(path: Path, name: str, entry: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in entry:
+        if key not in keys:
+            raise UserError(f"{path}: {name}: unknown key '{key}'; known: {', '.join(keys)}")
+
+
+def _with_folder(name: str, folder: str) -> str:
+    return name if "/" in name or name.endswith(".yaml") else f"{folder}/{name}"
+
+
+def _merged(*parts: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            both = isinstance(value, dict) and isinstance(result.get(key), dict)
+            result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def data_fingerprint(config: dict[str, Any]) -> str:
+    """SHA-256 of a data set's options and of names, sizes and times of the files below its root."""
+    root = config["data"].get("init_args", {}).get("root")
+    files: list[list[Any]] = []
+    if root is not None:
+        folder = Path(root).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"data.root: no folder {folder}; give the folder of the data, or none to run on a phantom")
+        found = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+        files = [[path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in found]
+    return hashlib.sha256(json.dumps([config, files], sort_keys=True).encode()).hexdigest()
+
+
+def family(cell: Cell) -> str:
+    """Family of the cell's method, or its class for the user's own."""
+    class_path = cell.config["model"]["class_path"]
+    return next((m.family for m in methods().values() if m.class_path == class_path), class_path)
