@@ -147,16 +147,24 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def write_report(folders: list[Path], out: Path, plan: "Plan | None") -> bool:
     """Tables and page from the finished cells of one or more folders; False without any."""
+    import json
+
     from benchmarks.leaderboard import read_results, write_tables
     from benchmarks.report import write_page
+    from benchmarks.runner import write_atomically
 
     results = read_results(folders)
     if not results:
         _say("no finished cell yet")
         return False
-    name = plan.name if plan is not None else out.name
-    rows = write_tables(out, name, results)
-    write_page(out, name, rows, results, plan.published if plan is not None else [])
+    about = {"name": out.name, "published": []}
+    if plan is not None:
+        about = {"name": plan.name, "published": plan.published}
+        write_atomically(out / "benchmark.json", json.dumps(about) + "\n")
+    elif (folders[0] / "benchmark.json").is_file():
+        about = json.loads((folders[0] / "benchmark.json").read_text(encoding="utf-8"))
+    rows = write_tables(out, str(about["name"]), results)
+    write_page(out, str(about["name"]), rows, results, list(about["published"]))
     _say((out / "leaderboard.md").read_text(encoding="utf-8"))
     _say(f"page: {out / 'report.html'}   table: {out / 'leaderboard.csv'}")
     return True

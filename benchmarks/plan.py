@@ -90,10 +90,7 @@ def read_plan(source: str) -> Plan:
 
 
 def _locate(source: str) -> Path:
-    try:
-        return config_path(source if source.endswith((".yaml", ".yml")) else f"benchmarks/{source}")
-    except UserError:
-        return config_path(source)
+    return config_path(source if Path(source).is_file() or "/" in source else f"benchmarks/{source}")
 
 
 def _read(path: Path) -> dict[str, Any]:
