@@ -54,7 +54,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
     if arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, found {arguments.workers}")
-    plan, out = read_plan(arguments.config), Path(arguments.out)
+    out = Path(arguments.out)
+    plan = read_plan(arguments.config, out)
     chosen = [cell for cell in plan.cells if fnmatch.fnmatch(cell.name, arguments.only)]
     if not chosen:
         raise UserError(f"--only {arguments.only}: no such cell; the first is {plan.cells[0].name}")

@@ -24,6 +24,7 @@ class Cell(NamedTuple):
         seed: of the run.
         config: the complete configuration.
         fingerprint: SHA-256 of configuration and data files; equal = need not be run again.
+        needs: names of the cells whose checkpoints this one (an ensemble) is made of.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Cell(NamedTuple):
     seed: int
     config: dict[str, Any]
     fingerprint: str
+    needs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,8 +58,15 @@ class Plan(NamedTuple):
     primary_metric: str
 
 
-def read_plan(source: str) -> Plan:
+def read_plan(source: str, out: Path = Path()) -> Plan:
     """Read a benchmark's configuration: a path, or the short name of a shipped one (``quick``).
+
+    A model with ``folds: [0, 1, ...]`` becomes one for each fold (``NAME_fold0``, argument ``fold``), and with
+    ``ensemble: true`` a further one, ``NAME_ensemble``, of all folds.
+
+    Args:
+        source: path or name.
+        out: the benchmark's folder, where ensembles find their members.
 
     Raises:
         UserError: not found, unknown keys or methods, nothing to run.
@@ -67,18 +76,23 @@ def read_plan(source: str) -> Plan:
     for key in content:
         if key not in _KEYS:
             raise UserError(f"{path}: unknown key '{key}'; nearest: {', '.join(nearest(key, _KEYS) or _KEYS)}")
-    models = {name: _model(path, name, value) for name, value in _entries(path, content, "models").items()}
+    models, ensembles = _models(path, _entries(path, content, "models"))
     data = {name: _data(path, name, value) for name, value in _entries(path, content, "data").items()}
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise UserError(f"{path}: seeds must be a list of integers, found {seeds!r}")
     prints = {name: data_fingerprint(entry) for name, entry in data.items()}
-    cells = []
+    cells: list[Cell] = []
     for dataset, method, seed in itertools.product(data, models, seeds):
         config = _merged(models[method], data[dataset], {"trainer": content.get("trainer", {})})
         config |= {"seed_everything": seed, "test_after_fit": True}
         text = json.dumps([config, prints[dataset]], sort_keys=True)
-        cells.append(Cell(method, dataset, seed, config, hashlib.sha256(text.encode()).hexdigest()))
+        needs = tuple(f"{member}--{dataset}--{seed}" for member in ensembles.get(method, ()))
+        if needs:
+            text += "".join(cell.fingerprint for cell in cells if cell.name in needs)
+            files = [str(out.absolute() / "cells" / need / "checkpoints" / "last.ckpt") for need in needs]
+            config["model"] = {**config["model"], "init_args": {"checkpoints": files}}
+        cells.append(Cell(method, dataset, seed, config, hashlib.sha256(text.encode()).hexdigest(), needs))
     minutes = content.get("timeout_minutes")
     return Plan(
         str(content.get("name", path.stem)),
@@ -115,9 +129,29 @@ def _entries(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-def _model(path: Path, name: str, entry: Any) -> dict[str, Any]:
+def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """Configurations by name with folds expanded, and the members of each ensemble."""
+    models: dict[str, dict[str, Any]] = {}
+    ensembles: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        entry = {} if entry is None else {"config": entry} if isinstance(entry, str) else dict(entry)
+        folds, ensemble = entry.pop("folds", None), entry.pop("ensemble", False)
+        if folds is None:
+            models[name] = _model(path, name, entry)
+            continue
+        members = {
+            f"{name}_fold{fold}": {**entry, "init_args": {**entry.get("init_args", {}), "fold": fold}} for fold in folds
+        }
+        for member, member_entry in members.items():
+            models[member] = _model(path, name, member_entry)
+        if ensemble:
+            models[f"{name}_ensemble"] = _model(path, "ensemble", {})
+            ensembles[f"{name}_ensemble"] = list(members)
+    return models, ensembles
+
+
+def _model(path: Path, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     """Configuration of a method: a shipped one by name, with ``init_args`` and ``trainer`` over it."""
-    entry = {} if entry is None else {"config": entry} if isinstance(entry, str) else dict(entry)
     _known(path, name, entry, ("config", "class_path", "init_args", "trainer"))
     base: dict[str, Any] = {"model": {"class_path": entry.get("class_path"), "init_args": {}}}
     if "class_path" not in entry:

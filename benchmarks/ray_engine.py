@@ -50,11 +50,13 @@ def run_ray(
         return not run_local([cell], out.absolute(), limits, 1, lambda *_: None)
 
     try:
-        pending = {run_one.remote(cell): cell for cell in cells}
-        for cell in cells:
-            report(cell, "waiting", {})
+        alone = [cell for cell in cells if not cell.needs]
+        later = [cell for cell in cells if cell.needs]  # ensembles wait for their members
+        pending = {run_one.remote(cell): cell for cell in alone}
         failed = []
-        while pending:
+        while pending or later:
+            if not pending:
+                pending, later = {run_one.remote(cell): cell for cell in later}, []
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             cell = pending.pop(ready)
             try:

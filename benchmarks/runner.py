@@ -156,6 +156,12 @@ def worker_environment(cores: int, gpu: int | None) -> dict[str, str]:
     return environment
 
 
+def _next_cell(waiting: list[Cell], running: list[Cell]) -> Cell | None:
+    """The first cell whose members are neither waiting nor running."""
+    busy = {cell.name for cell in (*waiting, *running)}
+    return next((cell for cell in waiting if not busy.intersection(cell.needs)), None)
+
+
 class _Worker(NamedTuple):
     cell: Cell
     folder: Path
@@ -191,8 +197,9 @@ def run_local(
     try:
         while waiting or running:
             for slot in range(workers):
-                if slot not in running and waiting:
-                    cell = waiting.pop(0)
+                cell = None if slot in running else _next_cell(waiting, [worker.cell for worker in running.values()])
+                if cell is not None:
+                    waiting.remove(cell)
                     folder = out / "cells" / cell.name
                     prepare(folder, cell)
                     environment = worker_environment(cores, slot % gpus if gpus else None)

@@ -179,6 +179,28 @@ def test_mistakes_on_the_command_line(config, tmp_path, capsys):
     assert main(["benchmark", str(config)]) == 2
 
 
+def test_folds_and_their_ensemble(config, tmp_path):
+    text = config.read_text().replace("seeds: [0, 1]", "seeds: [0]")
+    folds = (
+        "  mt: {config: multi_task, folds: [0, 3], ensemble: true, trainer: {max_steps: 2},\n"
+        "       init_args: {depth: 3, width: 4, positions: 2, num_train_tasks: 4}}\n"
+    )
+    config.write_text(text[: text.index("  ae:")] + folds + text[text.index("data:") :])
+    names = [cell.name for cell in read_plan(str(config), tmp_path / "lb").cells]
+    assert names == ["mt_fold0--mine--0", "mt_fold3--mine--0", "mt_ensemble--mine--0"]
+    assert benchmark(config, tmp_path / "lb", "--workers", "2") == 0
+    assert benchmark(config, tmp_path / "lb", "--only", "mt_ensemble*", "--dry-run") == 0
+    import torch
+
+    states = [
+        torch.load(tmp_path / "lb/cells" / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in names
+    ]
+    key = "network.encoder.0.0.conv.weight"
+    assert torch.equal(states[2][f"members.1.{key}"], states[1][key])
+    assert not torch.equal(states[0][key], states[1][key])
+
+
 @pytest.mark.slow
 def test_ray_gives_the_same_table(finished, tmp_path):
     pytest.importorskip("ray")
