@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zoo
 from zoo.errors import UserError
 from zoo.nn.vit import Attention, Block, random_masking, split_heads
 from zoo.reconstruction.mae import MaskedAutoencoder
@@ -147,6 +148,17 @@ def test_mae_weights_fill_the_shared_parts():
     for key, value in source.network.state_dict().items():
         assert torch.equal(own[key], value), key
     assert any("cross" in key for key in own)
+
+
+def test_mae_files_become_either_method_by_name(tmp_path):
+    source = build(MaskedAutoencoder, image_size=32, in_channels=3)
+    torch.save({"model": source.network.state_dict()}, tmp_path / "mae.pth")
+    heads = {"heads": 2, "decoder_heads": 2, "image_size": 32}
+    assert type(zoo.import_checkpoint(tmp_path / "mae.pth", **heads)) is MaskedAutoencoder
+    model = zoo.import_checkpoint(tmp_path / "mae.pth", format="mae", model="memmc_mae", num_memory=3, **heads)
+    assert type(model) is MemMCMAE
+    assert torch.equal(model.network.blocks[1].mlp.fc1.weight, source.network.blocks[1].mlp.fc1.weight)
+    assert torch.isfinite(model.eval()(torch.rand(2, 3, 32, 32)).anomaly_score).all()
 
 
 def test_levels_outside_the_encoder_are_refused():

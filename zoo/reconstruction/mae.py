@@ -112,17 +112,8 @@ class MaskedAutoencoder(AnomalyModule):
 
     def network_arguments(self) -> dict[str, Any]:
         """Arguments of the network, from the hyperparameters."""
-        names = [
-            "in_channels",
-            "patch_size",
-            "width",
-            "depth",
-            "heads",
-            "decoder_width",
-            "decoder_depth",
-            "decoder_heads",
-        ]
-        names += ["mlp_ratio", "cls_token"]
+        names = ["in_channels", "patch_size", "width", "depth", "heads", "mlp_ratio", "cls_token"]
+        names += ["decoder_width", "decoder_depth", "decoder_heads"]
         return {"image_size": self.image_size, **{name: self.hparams[name] for name in names}}
 
     def make_network(self) -> MAENetwork:

@@ -203,6 +203,7 @@ class MemMCMAE(MaskedAutoencoder):
         "url": "https://arxiv.org/abs/2203.11725",
     }
     dims = (2,)
+    checkpoint_format = "mae"  # the shared parts; memory, levels and gates stay new
     tiny = {
         "image_size": 32,
         "patch_size": 8,
