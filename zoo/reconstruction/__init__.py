@@ -1,7 +1,9 @@
 """Reconstruction: the image against what a model of healthy images makes of it.
 
 The map is a distance ``d(x, r(x))`` at each pixel, where ``r`` was trained on healthy images only: a narrow code
-(autoencoder, VAE, f-AnoGAN), masked patches (MAE), or the same in the space of features instead of intensities (FAE).
+(autoencoder, VAE, f-AnoGAN), mixtures of stored codes (MemAE), masked patches or squares (MAE, ceVAE), removed noise
+(denoising autoencoder), or a narrow code in the space of features instead of intensities (FAE). AE-U divides the error
+by a predicted variance; the VAE can also follow the gradient of its loss.
 Statistics of intensities (voxel-wise z-score, thresholding) are here too, as the floor that the others must beat.
 
 They fail when ``r`` learns to copy anything it sees (a wide code), when healthy detail is lost with the lesion (a
