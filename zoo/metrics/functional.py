@@ -3,6 +3,7 @@
 Larger scores mean more anomalous. One class only gives nan; NaN, infinities and labels other than 0 and 1 raise.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +26,20 @@ class BinarySummary(NamedTuple):
     best_threshold: float
 
 
+class PixelSummary(NamedTuple):
+    """Pixel metrics of one sort, and the per-region overlap."""
+
+    binary: BinarySummary
+    aupro: float
+
+
 class _Sorted(NamedTuple):
     positives: Array  # distinct, descending
     tp: Array  # positives at or above each of them
     fp: Array  # negatives at or above
     above: Array  # negatives strictly above
-    negatives: Array  # all, ascending
+    negatives: Sequence[Array]  # parts, each ascending
+    size: int  # of all parts
 
 
 def _numpy(values: Any) -> Array:
@@ -58,15 +67,66 @@ def _checked(scores: Any, labels: Any, foreground: Any) -> tuple[Array, Array]:
     return scores, labels
 
 
-def _sort(scores: Array, labels: Array) -> _Sorted | None:
-    negatives, hits = np.sort(scores[~labels]), np.sort(scores[labels])
-    if not negatives.size or not hits.size:
+def _split(scores: Array, labels: Array) -> tuple[Array, Array]:
+    """Positives and negatives, sorted; in place, for the memory's sake."""
+    hits, negatives = scores[labels], scores[~labels]
+    hits.sort()
+    negatives.sort()
+    return hits, negatives
+
+
+def _rank(hits: Array, parts: Sequence[Array]) -> _Sorted | None:
+    size = sum(part.size for part in parts)
+    if not size or not hits.size:
         return None
     first = np.flatnonzero(np.concatenate(([True], hits[1:] != hits[:-1])))
     values = hits[first]
-    fp = negatives.size - np.searchsorted(negatives, values, "left")
-    above = negatives.size - np.searchsorted(negatives, values, "right")
-    return _Sorted(values[::-1], (hits.size - first)[::-1], fp[::-1], above[::-1], negatives)
+    fp, above = _false_positives(parts, values)
+    return _Sorted(values[::-1], (hits.size - first)[::-1], fp[::-1], above[::-1], parts, size)
+
+
+def _false_positives(parts: Sequence[Array], values: Array) -> tuple[Array, Array]:
+    """Negatives at or above each value, and strictly above; counts add over parts."""
+    fp, above = np.zeros(values.size, np.int64), np.zeros(values.size, np.int64)
+    for part in parts:
+        fp += part.size - np.searchsorted(part, values, "left")
+        above += part.size - np.searchsorted(part, values, "right")
+    return fp, above
+
+
+def _at_rate(ranks: _Sorted, fpr: float) -> tuple[int, int, float]:
+    """True and false positives at the lowest threshold that keeps the rate, and that threshold."""
+    allowed = int(np.floor(fpr * ranks.size + 1e-9))
+    if allowed >= ranks.size:
+        lowest = min(float(part[0]) for part in ranks.negatives if part.size)
+        return int(ranks.tp[-1]), ranks.size, min(lowest, float(ranks.positives[-1]))
+    # every score above the first forbidden negative may be called anomalous
+    top = np.concatenate([part[-(allowed + 1) :] for part in ranks.negatives])
+    top.partition(top.size - 1 - allowed)
+    barrier = top[top.size - 1 - allowed]
+    over = top[top > barrier]
+    accepted = int((ranks.positives > barrier).sum())
+    hit = int(ranks.tp[accepted - 1]) if accepted else 0
+    limits = [float(over.min())] if over.size else []
+    limits += [float(ranks.positives[accepted - 1])] if accepted else []
+    return hit, int(over.size), min(limits, default=float("inf"))
+
+
+def _summary(ranks: _Sorted | None, fpr: float) -> BinarySummary:
+    if ranks is None:
+        return BinarySummary(*(float("nan"),) * 8)
+    total, n = int(ranks.tp[-1]), ranks.size
+    gained = np.diff(ranks.tp, prepend=0)
+    area = float((gained * (2.0 * n - ranks.fp - ranks.above)).sum()) / (2.0 * total * n)
+    precision = float((gained * (ranks.tp / (ranks.tp + ranks.fp))).sum()) / total
+    dice = 2.0 * ranks.tp / (ranks.tp + ranks.fp + total)
+    best = int(dice.argmax())
+    hit, wrong, limit = _at_rate(ranks, fpr)
+    fixed = 2.0 * hit / (hit + wrong + total)
+    top = float(dice[best])
+    return BinarySummary(
+        area, precision, fixed, fixed / (2 - fixed), limit, top, top / (2 - top), float(ranks.positives[best])
+    )
 
 
 def binary_summary(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any = None) -> BinarySummary:
@@ -84,32 +144,8 @@ def binary_summary(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any 
     Raises:
         ValueError: shapes differ, scores not finite, labels not binary.
     """
-    flat, truth = _checked(scores, labels, foreground)
-    ranks = _sort(flat, truth)
-    if ranks is None:
-        return BinarySummary(*(float("nan"),) * 8)
-    total, n = int(ranks.tp[-1]), ranks.negatives.size
-    gained = np.diff(ranks.tp, prepend=0)
-    area = float((gained * (2.0 * n - ranks.fp - ranks.above)).sum()) / (2.0 * total * n)
-    precision = float((gained * (ranks.tp / (ranks.tp + ranks.fp))).sum()) / total
-    dice = 2.0 * ranks.tp / (ranks.tp + ranks.fp + total)
-    best = int(dice.argmax())
-    allowed = int(np.floor(fpr * n + 1e-9))
-    if allowed >= n:
-        limit, hit, wrong = float(flat.min()), total, n
-    else:
-        # every score above the first forbidden negative may be called anomalous
-        barrier = ranks.negatives[n - 1 - allowed]
-        wrong = n - int(np.searchsorted(ranks.negatives, barrier, "right"))
-        accepted = ranks.positives > barrier
-        hit = int(ranks.tp[accepted][-1]) if accepted.any() else 0
-        over = ranks.negatives[n - wrong] if wrong else np.inf
-        limit = float(min(over, ranks.positives[accepted][-1] if hit else np.inf))
-    fixed = 2.0 * hit / (hit + wrong + total)
-    top = float(dice[best])
-    return BinarySummary(
-        area, precision, fixed, fixed / (2 - fixed), limit, top, top / (2 - top), float(ranks.positives[best])
-    )
+    hits, negatives = _split(*_checked(scores, labels, foreground))
+    return _summary(_rank(hits, [negatives]), fpr)
 
 
 def auroc(scores: Any, labels: Any, foreground: Any = None) -> float:
@@ -142,6 +178,53 @@ def best_iou(scores: Any, labels: Any, foreground: Any = None) -> float:
     return binary_summary(scores, labels, foreground=foreground).best_iou
 
 
+def partial_auroc(scores: Any, labels: Any, max_fpr: float, foreground: Any = None) -> float:
+    """Area under the ROC curve up to ``max_fpr``, standardised to 0.5 for chance and 1 for perfect (McClish 1989).
+
+    ``max_fpr`` in (0, 1]; the other arguments as in :func:`binary_summary`.
+    """
+    hits, negatives = _split(*_checked(scores, labels, foreground))
+    if not hits.size or not negatives.size:
+        return float("nan")
+    area = max_fpr * _area_to(hits[::-1], np.full(hits.size, 1 / hits.size), [negatives], max_fpr)
+    chance = max_fpr**2 / 2
+    return 0.5 * (1 + (area - chance) / (max_fpr - chance))
+
+
+def sensitivity_at_specificity(
+    scores: Any, labels: Any, specificity: float = 0.95, foreground: Any = None
+) -> tuple[float, float]:
+    """Largest sensitivity at a specificity of at least ``specificity``, and its threshold (score >= threshold)."""
+    hits, negatives = _split(*_checked(scores, labels, foreground))
+    ranks = _rank(hits, [negatives])
+    if ranks is None:
+        return float("nan"), float("nan")
+    hit, _, threshold = _at_rate(ranks, 1 - specificity)
+    return hit / hits.size, threshold
+
+
+def expected_calibration_error(probabilities: Any, labels: Any, bins: int = 15, foreground: Any = None) -> float:
+    """Mean gap between predicted probability and observed share, over equal-width bins, weighted by their counts.
+
+    Args:
+        probabilities: any shape, in [0, 1].
+        labels: same shape, 0/1 or bool.
+        bins: number of bins of [0, 1].
+        foreground: same shape, bool; elements outside are ignored.
+
+    Raises:
+        ValueError: also for values outside [0, 1], with their number: anomaly scores are no probabilities.
+    """
+    values, truth = _checked(probabilities, labels, foreground)
+    if bad := int(((values < 0) | (values > 1)).sum()):
+        raise ValueError(f"{bad} of {values.size} values are outside [0, 1]: calibration needs probabilities")
+    if not values.size:
+        return float("nan")
+    where = np.minimum((values * bins).astype(np.int64), bins - 1)
+    expected = np.bincount(where, values, bins)
+    return float(np.abs(expected - np.bincount(where, truth, bins)).sum() / values.size)
+
+
 def aupro(maps: Any, masks: Any, fpr_limit: float = 0.3, foreground: Any = None) -> float:
     """Per-region overlap against the false-positive rate, integrated up to ``fpr_limit`` and divided by it; exact.
 
@@ -151,29 +234,71 @@ def aupro(maps: Any, masks: Any, fpr_limit: float = 0.3, foreground: Any = None)
         fpr_limit: in (0, 1].
         foreground: same shape, bool; elements outside are ignored.
     """
+    return pixel_summary(maps, masks, fpr_limit=fpr_limit, foreground=foreground).aupro
+
+
+def pixel_summary(
+    maps: Any, masks: Any, fpr: float = 0.05, fpr_limit: float = 0.3, foreground: Any = None
+) -> PixelSummary:
+    """:func:`binary_summary` and :func:`aupro` from one sort; arguments as there."""
     maps, masks = _numpy(maps), _numpy(masks)
-    truth = masks.astype(bool) if foreground is None else masks.astype(bool) & _numpy(foreground).astype(bool)
+    scores, labels = _checked(maps, masks, foreground)
+    truth = masks.astype(bool, copy=False)
+    if foreground is not None:
+        truth = truth & _numpy(foreground).astype(bool)
+    weights, regions = region_weights(truth)
+    return summary_of_parts(scores[labels], weights / max(regions, 1), [_split(scores, labels)[1]], fpr, fpr_limit)
+
+
+def region_weights(truth: Array) -> tuple[Array, int]:
+    """One over the size of its region for each true pixel (in memory order), and the number of regions.
+
+    ``truth`` is ``(B, *S)`` bool; regions are fully connected and do not cross images.
+    """
     structure = np.zeros((3,) * truth.ndim, dtype=bool)
     structure[1] = True  # no links between images
-    regions, count = ndimage.label(truth, structure)
-    scores, labels = _checked(maps, masks, foreground)
-    negatives, hits = np.sort(scores[~labels]), scores[labels]
-    if not count or not negatives.size:
-        return float("nan")
-    sizes = np.bincount(regions.ravel(), minlength=count + 1)
-    weights = 1.0 / (count * sizes[regions[truth]])
-    order = np.argsort(-hits, kind="stable")
-    hits, overlap = hits[order], np.cumsum(weights[order])
+    step = max(1, (1 << 22) // max(truth[0].size, 1)) if len(truth) else 1  # bounds the memory of the labels
+    weights, regions = [np.zeros(0)], 0
+    for start in range(0, len(truth), step):
+        part = truth[start : start + step]
+        labelled, count = ndimage.label(part, structure)
+        numbers = labelled[part]
+        weights.append(1.0 / np.bincount(numbers, minlength=count + 1)[numbers])
+        regions += count
+    return np.concatenate(weights), regions
+
+
+def summary_of_parts(
+    positives: Array, weights: Array, negatives: Sequence[Array], fpr: float = 0.05, fpr_limit: float = 0.3
+) -> PixelSummary:
+    """Metrics from what is left of pixels that came in parts.
+
+    Args:
+        positives: ``(p,)`` scores.
+        weights: ``(p,)``, one over (regions times size of the pixel's region).
+        negatives: scores, each part sorted.
+        fpr: as in :func:`binary_summary`.
+        fpr_limit: as in :func:`aupro`.
+    """
+    order = np.argsort(positives, kind="stable")
+    hits = positives[order]
+    ranks = _rank(hits, negatives)
+    area = float("nan") if ranks is None else _area_to(hits[::-1], weights[order][::-1], negatives, fpr_limit)
+    return PixelSummary(_summary(ranks, fpr), area)
+
+
+def _area_to(hits: Array, weights: Array, negatives: Sequence[Array], limit: float) -> float:
+    """Mean height, up to a false-positive rate, of the ROC curve of weighted positives (descending)."""
+    overlap = np.cumsum(weights)
     last = np.flatnonzero(np.concatenate((hits[1:] != hits[:-1], [True])))
-    n = negatives.size
-    after = (n - np.searchsorted(negatives, hits[last], "left")) / n
-    before = (n - np.searchsorted(negatives, hits[last], "right")) / n
-    rates = np.concatenate(([0.0], np.stack((before, after), 1).ravel(), [1.0]))
+    n = sum(part.size for part in negatives)
+    fp, above = _false_positives(negatives, hits[last][::-1])
+    rates = np.concatenate(([0.0], np.stack((above[::-1] / n, fp[::-1] / n), 1).ravel(), [1.0]))
     overlaps = np.concatenate(([0.0], overlap[last]))
     heights = np.concatenate(([0.0], np.stack((overlaps[:-1], overlaps[1:]), 1).ravel(), [1.0]))
-    cut = int(np.searchsorted(rates, fpr_limit, "right"))
+    cut = int(np.searchsorted(rates, limit, "right"))
     if cut < rates.size:
-        share = (fpr_limit - rates[cut - 1]) / (rates[cut] - rates[cut - 1])
+        share = (limit - rates[cut - 1]) / (rates[cut] - rates[cut - 1])
         edge = heights[cut - 1] + share * (heights[cut] - heights[cut - 1])
-        rates, heights = np.append(rates[:cut], fpr_limit), np.append(heights[:cut], edge)
-    return float((np.diff(rates) * (heights[1:] + heights[:-1])).sum() / 2 / fpr_limit)
+        rates, heights = np.append(rates[:cut], limit), np.append(heights[:cut], edge)
+    return float((np.diff(rates) * (heights[1:] + heights[:-1])).sum() / 2 / limit)
