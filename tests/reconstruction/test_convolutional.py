@@ -151,6 +151,26 @@ def test_default_memory_is_sparse_and_alive():
     assert int(alive.max()) < 1000
 
 
+def test_aligned_slot_outweighs_all_orthogonal_ones():
+    memory = Memory(9, 16, threshold=0.0)
+    memory.slots.data = torch.eye(16)[:9]
+    assert memory(3 * torch.eye(16)[:1]).weights[0, 0].item() == pytest.approx(9 / (9 + 8))
+
+
+def test_training_does_not_collapse_to_one_slot(images):
+    torch.manual_seed(0)
+    model = zoo.create_model("mem_ae", **SMALL, slots=25, memory="dense")
+    model.log = model.log_dict = lambda *_, **__: None
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for step in range(60):
+        optimizer.zero_grad()
+        model.training_step({"image": images}, step).backward()
+        optimizer.step()
+    weights = model.eval().reconstruct(images)[1].weights
+    assert int((weights > 1e-3).any(dim=0).sum()) >= 4
+    assert float(weights.std(dim=0).max()) > 1e-3  # the images are told apart
+
+
 def test_memory_equals_the_textbook_formula():
     memory = Memory(5, 3, addressing="inner", threshold=0.2)
     code = torch.tensor([[3.0, -1.0, 0.5]])

@@ -1,5 +1,6 @@
 """Memory of prototypes: a code is replaced by a sparse mixture of learnt slots."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,7 +29,9 @@ class Memory(nn.Module):
         slots: number of slots N.
         dim: length of a slot D.
         addressing: ``cosine`` as the paper writes, or ``inner`` product as its code computes.
-        temperature: of the cosines; not used with ``inner``.
+        temperature: of the cosines; not used with ``inner``. None = 1 / ln N: a slot in the code's direction weighs as
+            much as N orthogonal ones together. Colder ones let few slots take every code: at 0.1 training on generated
+            radiographs left 1 of 25 slots in use, and the same reconstruction for every image.
         threshold: None = 1 / N, the least value that removes anything reliably; the paper recommends 1 / N to 3 / N.
     """
 
@@ -38,13 +41,13 @@ class Memory(nn.Module):
         dim: int,
         *,
         addressing: Addressing = "cosine",
-        temperature: float = 0.1,
+        temperature: float | None = None,
         threshold: float | None = None,
     ) -> None:
         super().__init__()
         self.slots = nn.Parameter(torch.empty(slots, dim).uniform_(-(dim**-0.5), dim**-0.5))
         self.addressing = addressing
-        self.temperature = temperature
+        self.temperature = 1.0 / math.log(max(slots, 2)) if temperature is None else temperature
         self.threshold = 1.0 / slots if threshold is None else threshold
 
     def forward(self, code: Tensor) -> Recall:

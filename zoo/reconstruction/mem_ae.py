@@ -59,7 +59,7 @@ class MemoryAutoencoder(AnomalyModule):
         memory: Literal["spatial", "dense"] = "spatial",
         slots: int = 2000,
         addressing: Addressing = "cosine",
-        temperature: float = 0.1,
+        temperature: float | None = None,
         threshold: float | None = None,
         entropy_weight: float = 2e-4,
         norm: Norm = "batch",
