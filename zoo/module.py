@@ -175,14 +175,24 @@ class AnomalyModule(LightningModule):
             return None
         return getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
 
+    def settle_value_range(self) -> None:
+        """Fix the hyperparameter ``value_range``: as set, else the DataModule's, else (0, 1); checkpoints keep it."""
+        if self.hparams["value_range"] is None:
+            data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+            self.hparams["value_range"] = tuple(getattr(data, "value_range", (0.0, 1.0)))
+
+    def to_unit_range(self, image: Tensor) -> Tensor:
+        """Map the data's ``value_range`` to [0, 1]; values outside are not cut."""
+        low, high = self.hparams["value_range"]
+        return image if (low, high) == (0.0, 1.0) else (image - low) / (high - low)
+
     # ---- training: the stages of one plain Trainer.fit ------------------------------------------------------------
 
     @property
     def optimise_batches(self) -> int:
         """Training batches in all ``optimise`` stages of the fit: the horizon of learning-rate schedules."""
-        if not self.stages():
-            return int(self.trainer.estimated_stepping_batches) * self.trainer.accumulate_grad_batches
-        return sum(span.end - span.start for span in self._make_plan() if span.stage.kind == "optimise")
+        lengths = [self._length(stage) for stage in self.stages() if stage.kind == "optimise"]
+        return sum(lengths) if self.stages() else self._budget()
 
     @property
     def fit_batches(self) -> int:
@@ -277,24 +287,45 @@ class AnomalyModule(LightningModule):
         per_epoch = trainer.num_training_batches
         if not math.isfinite(per_epoch):
             raise UserError(f"{type(self).__name__} trains in stages and needs a training set of known length")
-        max_epochs, max_steps = self._limits if self._limits is not None else (-1, -1)
-        budgets = [max_epochs * int(per_epoch)] if max_epochs > 0 else []
-        budgets += [max_steps * trainer.accumulate_grad_batches] if max_steps > 0 else []
-        stages = self.stages()
-        shares = sum(stage.share for stage in stages if stage.kind == "optimise")
-        if shares and not budgets:
-            raise UserError("training needs an end: set trainer.max_steps or trainer.max_epochs")
         plan: list[_Span] = []
         start = 0
-        for stage in stages:
+        for stage in self.stages():
             if stage.kind == "collect":
                 start = math.ceil(start / per_epoch) * int(per_epoch)
                 end = start + int(per_epoch)
             else:
-                end = start + max(1, round(min(budgets) * stage.share / shares))
+                end = start + self._length(stage)
             plan.append(_Span(stage, start, end))
             start = end
         return plan
+
+    def _length(self, stage: Stage) -> int:
+        """Batches of an ``optimise`` stage: its share of the trainer's budget."""
+        shares = sum(one.share for one in self.stages() if one.kind == "optimise")
+        return max(1, round(self._budget() * stage.share / shares))
+
+    def _budget(self) -> int:
+        """Batches that the trainer's ``max_steps`` and ``max_epochs`` allow.
+
+        The trainer's own estimate would set up the training data, which must not happen before a checkpoint's position
+        in them has been restored.
+        """
+        loop = self.trainer.fit_loop
+        limits = (-1 if loop.max_epochs is None else loop.max_epochs, loop.epoch_loop.max_steps)
+        max_epochs, max_steps = limits if self._limits is None else self._limits
+        budgets = [max_epochs * self._epoch_length()] if max_epochs > 0 else []
+        budgets += [max_steps * self.trainer.accumulate_grad_batches] if max_steps > 0 else []
+        if not budgets:
+            raise UserError("training needs an end: set trainer.max_steps or trainer.max_epochs")
+        return min(budgets)
+
+    def _epoch_length(self) -> int:
+        data, limit = getattr(self.trainer, "datamodule", None), self.trainer.limit_train_batches
+        if data is None or self.trainer.fit_loop._combined_loader is not None:
+            self.trainer.fit_loop.setup_data()
+            return int(self.trainer.num_training_batches)
+        count = len(data.train_dataloader())
+        return min(count, limit) if isinstance(limit, int) else max(1, int(count * limit))
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 

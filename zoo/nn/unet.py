@@ -60,12 +60,15 @@ class UNet(nn.Module):
         width: channels of the first stage; doubled with each halving.
         max_width: largest number of channels: 512 for films, 320 for brains.
         positions: number of random Fourier features of the pixel's position; 0 leaves the coordinates out too.
+        out_channels: channels of the output.
+        dropout: channel dropout after the two deepest encoder stages.
 
     Raises:
         UserError: an image size that cannot be halved so often.
     """
 
     positions: Tensor
+    sampling = False
 
     def __init__(
         self,
@@ -76,6 +79,8 @@ class UNet(nn.Module):
         width: int = 32,
         max_width: int = 512,
         positions: int = 32,
+        out_channels: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         dims, unit = len(image_size), 2**depth
@@ -99,15 +104,18 @@ class UNet(nn.Module):
             for k in reversed(range(depth))
         )
         head = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.heads = nn.ModuleList(head(widths[max(k - 1, 0)], 1, 1, bias=False) for k in reversed(range(depth)))
+        self.heads = nn.ModuleList(
+            head(widths[max(k - 1, 0)], out_channels, 1, bias=False) for k in reversed(range(depth))
+        )
         for module in self.heads:
             nn.init.kaiming_normal_(module.weight, a=0.01)  # type: ignore[arg-type]
         # the published network has an output at each level and trains the last one only
         self.heads[:-1].requires_grad_(False)
+        self.dropout = dropout
         self.mode = "bilinear" if dims == 2 else "trilinear"
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, *S)`` to the unbounded ``(B, 1, *S)``."""
+        """``(B, C, *S)`` to the unbounded ``(B, out_channels, *S)``; drops channels in training, or while sampling."""
         skips: list[Tensor] = []
         for k, stage in enumerate(self.encoder):
             first, second = stage.children()
@@ -115,6 +123,8 @@ class UNet(nn.Module):
                 x = second(first.with_constant(x, self.positions.to(x.dtype)))  # type: ignore[operator]
             else:
                 x = second(first(x))
+            if self.dropout and k >= len(self.encoder) - 2 and (self.training or self.sampling):
+                x = self._drop_channels(x)
             skips.append(x)
         x = skips.pop()
         for stage in self.decoder:
@@ -122,6 +132,12 @@ class UNet(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=False)
             x = second(first(torch.cat([x, skips.pop()], dim=1)))
         return self.heads[-1](x)
+
+    def _drop_channels(self, x: Tensor) -> Tensor:
+        """Drop channels: of each image by itself in training, the same of all images while sampling."""
+        images = 1 if self.sampling else len(x)
+        kept = torch.rand(images, x.shape[1], *[1] * (x.dim() - 2), device=x.device) >= self.dropout
+        return x * (kept / (1 - self.dropout)).to(x.dtype)
 
 
 def position_encoding(image_size: Sequence[int], features: int = 32, scale: float = 12.0) -> np.ndarray:

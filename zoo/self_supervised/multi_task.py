@@ -106,10 +106,10 @@ class MultiTaskUNet(AnomalyModule):
 
     def build(self) -> None:
         """Create the U-Net and settle the range of the images."""
-        if self.hparams["value_range"] is None:
-            data = getattr(self._trainer, "datamodule", None)
-            bounded = getattr(data, "stored_range", (0.0, 1.0)) is not None
-            self.hparams["value_range"] = getattr(data, "value_range", (0.0, 1.0)) if bounded else (-1.0, 1.0)
+        data = getattr(self._trainer, "datamodule", None)
+        if self.hparams["value_range"] is None and getattr(data, "stored_range", (0.0, 1.0)) is None:
+            self.hparams["value_range"] = (-1.0, 1.0)
+        self.settle_value_range()
         names = ("depth", "width", "max_width", "positions")
         self.network = UNet(self.image_size, self.in_channels, **{name: self.hparams[name] for name in names})
 
@@ -125,8 +125,7 @@ class MultiTaskUNet(AnomalyModule):
             self._others = read_sources(Path(self.hparams["other_images"]), self.image_size, self.in_channels)
 
     def _normalised(self, image: Tensor) -> Tensor:
-        low, high = self.hparams["value_range"]
-        return (image - low) * (2 / (high - low)) - 1
+        return 2 * self.to_unit_range(image) - 1
 
     def _make_anomalies(self, batch: Batch, tasks: tuple[int, ...], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Altered images ``(B, C, *S)`` in [-1, 1] and labels ``(B, 1, *S)``; each image has a generator of its own."""

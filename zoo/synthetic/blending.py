@@ -1,6 +1,6 @@
 """Poisson blending (Pérez et al., SIGGRAPH 2003) as an exact solve in a sine basis, in any dimension, batched."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Mixing = Callable[[Tensor, Tensor], Tensor]
 Image = TypeVar("Image", NDArray[Any], Tensor)
 
 
@@ -51,8 +52,71 @@ def poisson_blend(
         weight = weight.unsqueeze(1)
     blended = image.clone()
     inner: Any = tuple(slice(s.start + 1, s.stop - 1) for s in box)
-    blended[(..., *inner)] = _solve(_right_side(target, source.to(image.dtype), weight, dims, mix_gradients), dims)
+    mix = _larger if mix_gradients else _foreign
+    blended[(..., *inner)] = _solve(_right_side(target, source.to(image.dtype), weight, dims, mix), dims)
     return blended
+
+
+def poisson_interpolate(image: Tensor, source: Tensor, alpha: float, corner: Sequence[int]) -> Tensor:
+    """Poisson image interpolation (Tan et al., MICCAI 2021): the larger of ``alpha`` times the foreign gradient and
+    ``1 - alpha`` times the own one, integrated over the box.
+
+    Args:
+        image: ``(C, *S)`` or ``(B, C, *S)``, floating.
+        source: ``(C, *b)`` or ``(B, C, *b)``.
+        alpha: weight of the foreign image in (0, 1).
+        corner: ``(D,)`` low corner of the box.
+
+    Returns:
+        Tensor: a new image.
+    """
+    dims = len(corner)
+    box: Any = tuple(slice(int(c), int(c) + b) for c, b in zip(corner, source.shape[-dims:], strict=True))
+    inner: Any = tuple(slice(s.start + 1, s.stop - 1) for s in box)
+    whole = torch.ones(source.shape[-dims:], dtype=image.dtype, device=image.device)
+
+    def mix(own: Tensor, other: Tensor) -> Tensor:
+        return _larger((1 - alpha) * own, alpha * other)
+
+    blended = image.clone()
+    blended[(..., *inner)] = _solve(_right_side(image[(..., *box)], source, whole, dims, mix), dims)
+    return blended
+
+
+def blend_change(target: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    """What a mixed Poisson blend of a box changes, without the image: solves for the change alone.
+
+    Poisson blending is linear in the gradient field, so that changes of many blends can be summed in their boxes.
+
+    Args:
+        target: ``(B, *b)``, the image in the box.
+        source: ``(B, *b)``, what is blended in.
+        mask: ``(B, *b)`` bool.
+
+    Returns:
+        Tensor: ``(B, *b)``, zero on the faces of the box.
+    """
+    dims = target.dim() - 1
+    weight = _without_faces(mask.to(target.dtype), dims)
+    total = torch.zeros((), dtype=target.dtype, device=target.device)
+    for axis in range(-dims, 0):
+        own, other = torch.diff(target, dim=axis), torch.diff(source, dim=axis)
+        change = (_larger(own, other) - own) * weight.narrow(axis, 0, weight.shape[axis] - 1)
+        cut: Any = [slice(1, -1)] * dims
+        cut[axis] = slice(None)
+        total = total + torch.diff(change, dim=axis)[(..., *cut)]
+    changed = torch.zeros_like(target)
+    inner: Any = (..., *[slice(1, -1)] * dims)
+    changed[inner] = _solve(total, dims)
+    return changed
+
+
+def _larger(own: Tensor, other: Tensor) -> Tensor:
+    return torch.where(own.abs() >= other.abs(), own, other)
+
+
+def _foreign(own: Tensor, other: Tensor) -> Tensor:
+    return other
 
 
 def _without_faces(mask: Tensor, dims: int) -> Tensor:
@@ -62,13 +126,12 @@ def _without_faces(mask: Tensor, dims: int) -> Tensor:
     return kept
 
 
-def _right_side(target: Tensor, source: Tensor, weight: Tensor, dims: int, mix: bool) -> Tensor:
+def _right_side(target: Tensor, source: Tensor, weight: Tensor, dims: int, mix: Mixing) -> Tensor:
     """Divergence of the guidance field minus the Dirichlet data, on the interior of the box."""
     total = torch.zeros((), dtype=target.dtype, device=target.device)
     for axis in range(-dims, 0):
         own, other = torch.diff(target, dim=axis), torch.diff(source, dim=axis)
-        guide = torch.where(own.abs() >= other.abs(), own, other) if mix else other
-        field = torch.lerp(own, guide, weight.narrow(axis, 0, weight.shape[axis] - 1))
+        field = torch.lerp(own, mix(own, other), weight.narrow(axis, 0, weight.shape[axis] - 1))
         cut: Any = [slice(1, -1)] * dims
         cut[axis] = slice(None)
         cut = (..., *cut)

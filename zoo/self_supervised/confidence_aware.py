@@ -1,0 +1,182 @@
+"""Confidence-aware self-supervised localisation by probabilistic Poisson image interpolation (P-PII).
+
+Müller et al., "Confidence-aware and self-supervised image anomaly localisation", UNSURE 2023 (arXiv 2303.13227). Known
+for certain are the abstract, the figure and the authors' generator; network, loss and inference are not published in
+the sources at hand. What is inferred is marked so below.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.unet import UNet
+from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.synthetic.raters import RaterLaw, rate
+
+
+class ConfidenceAware(AnomalyModule):
+    """Confidence-aware detector trained by probabilistic Poisson image interpolation (P-PII).
+
+    Stated (authors' generator): number of anomalies, raters, discs, gain, mixed gradients, averaging, label = ten times
+    the change, spread of the raters as a second label; histogram equalisation. Inferred: the U-Net and its two heads
+    (logit, log-spread), the loss, Monte-Carlo dropout, the cut of labels to [0, 1], the share of clean images.
+
+    Args:
+        image_size: (H, W), multiples of ``2 ** depth``.
+        in_channels: image channels.
+        anomalies: lowest and highest number of anomalies (stated: 10 to 19).
+        raters: lowest and highest number of raters of an anomaly (stated: 1 to 9).
+        gain: lowest and highest factor of the source's gradients (stated: 10 to 19).
+        clean: share of training images without anomalies (inferred).
+        equalise: equalise the histogram of every image (stated; the algorithm is inferred: 64 levels, whole image).
+        depth: halvings of the U-Net (inferred).
+        width: channels of its first stage (inferred).
+        dropout: channel dropout on the two deepest stages (inferred).
+        samples: Monte-Carlo passes at prediction; 1 without dropout (inferred).
+        confidence: the map is the mean probability minus ``confidence`` times the uncertainty; 0 the mean (inferred).
+        value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
+        score: how the map becomes a score (inferred: mean).
+        score_fraction: share of pixels for ``top_q``.
+        lr: of Adam, falling to 1e-6 along a cosine (inferred).
+    """
+
+    reference = {
+        "title": "Confidence-Aware and Self-Supervised Image Anomaly Localisation",
+        "venue": "UNSURE, MICCAI Workshop",
+        "year": 2023,
+        "url": "https://arxiv.org/abs/2303.13227",
+    }
+    tiny = {"image_size": 32, "depth": 3, "width": 4, "samples": 2, "anomalies": (1, 3), "raters": (1, 2)}
+
+    network: UNet
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        anomalies: tuple[int, int] = (10, 19),
+        raters: tuple[int, int] = (1, 9),
+        gain: tuple[int, int] = (10, 19),
+        clean: float = 0.1,
+        equalise: bool = True,
+        depth: int = 5,
+        width: int = 32,
+        dropout: float = 0.2,
+        samples: int = 10,
+        confidence: float = 0.0,
+        value_range: tuple[float, float] | None = None,
+        score: PoolingRule = "mean",
+        score_fraction: float = 0.25,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create the U-Net with its two heads."""
+        self.settle_value_range()
+        self.network = UNet(
+            self.image_size,
+            self.in_channels,
+            depth=self.hparams["depth"],
+            width=self.hparams["width"],
+            positions=0,
+            out_channels=2,
+            dropout=self.hparams["dropout"],
+        )
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """``(B, C, H, W)`` of the data to [0, 1], equalised if asked for."""
+        unit = self.to_unit_range(image).clamp(0, 1)
+        return equalise_histogram(unit) if self.hparams["equalise"] else unit
+
+    def make_anomalies(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Altered images, labels and spreads.
+
+        Args:
+            image: ``(B, C, H, W)`` in [0, 1].
+            rng: source of randomness.
+
+        Returns:
+            tuple: ``(B, C, H, W)``, ``(B, 1, H, W)`` in [0, 1] and ``(B, 1, H, W)`` in [0, 1].
+        """
+        images = image.cpu().numpy()
+        h = self.hparams
+        law = RaterLaw(tuple(h["anomalies"]), tuple(h["raters"]), tuple(h["gain"]))
+        altered, label, spread = images.copy(), np.zeros_like(images[:, :1]), np.zeros_like(images[:, :1])
+        for number, one in enumerate(rng.spawn(len(images))):
+            if one.random() < h["clean"]:
+                continue
+            others = np.delete(images, number, 0) if len(images) > 1 else images
+            rated = rate(images[number], others, one, law)
+            altered[number] = rated.image
+            label[number, 0] = np.clip(10 * np.abs(rated.image - images[number]).mean(0), 0, 1)
+            spread[number, 0] = np.clip(10 * rated.spread.mean(0), 0, 1)
+        return tuple(torch.from_numpy(part).to(image.device) for part in (altered, label, spread))  # type: ignore[return-value]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy with the soft label, and squared error of the spread."""
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        altered, label, spread = self.make_anomalies(self.prepare(batch["image"]), rng)
+        logit, raw_spread = self.network(altered).float().chunk(2, dim=1)
+        loss = F.binary_cross_entropy_with_logits(logit, label) + 0.5 * F.mse_loss(F.softplus(raw_spread), spread)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a cosine to 1e-6 over the fit."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.hparams["lr"])
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1), 1e-6)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Mean probability over dropout masks; uncertainty: their variance and the predicted spread, added.
+
+        The masks are the same for every image and call.
+        """
+        prepared = self.prepare(image)
+        probabilities, spreads = [], []
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+            torch.manual_seed(0)
+            for _ in range(self.hparams["samples"]):
+                logit, raw_spread = self._sample(prepared).chunk(2, dim=1)
+                probabilities.append(logit.sigmoid())
+                spreads.append(F.softplus(raw_spread))
+        probability, spread = torch.stack(probabilities), torch.stack(spreads).mean(0)
+        mean = probability.mean(0)
+        uncertainty = (probability.var(0, correction=0) + spread**2).sqrt()
+        anomaly_map = mean - self.hparams["confidence"] * uncertainty
+        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"])
+        return Prediction(score, anomaly_map, None, uncertainty)
+
+    def _sample(self, image: Tensor) -> Tensor:
+        self.network.sampling = self.hparams["samples"] > 1
+        try:
+            return self.network(image).float()
+        finally:
+            self.network.sampling = False
+
+
+def equalise_histogram(image: Tensor, levels: int = 64) -> Tensor:
+    """Equalise each channel of each image over all its pixels.
+
+    Args:
+        image: ``(B, C, *S)`` in [0, 1].
+        levels: grey levels of the histogram; values between them are interpolated.
+
+    Returns:
+        Tensor: ``(B, C, *S)`` in [0, 1].
+    """
+    flat = image.flatten(2)
+    place = flat * (levels - 1)
+    low = place.floor().long().clamp(0, levels - 2)
+    ones = torch.zeros(*flat.shape[:2], levels, device=image.device, dtype=flat.dtype)
+    histogram = ones.scatter_add(2, place.round().long(), torch.ones_like(flat))
+    cumulative = histogram.cumsum(2) / flat.shape[2]
+    below, above = cumulative.gather(2, low), cumulative.gather(2, low + 1)
+    return torch.lerp(below, above, place - low).view_as(image)

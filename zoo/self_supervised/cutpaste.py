@@ -1,0 +1,170 @@
+"""CutPaste.
+
+Li et al., "CutPaste: self-supervised learning for anomaly detection and localization", CVPR 2021 (arXiv 2104.04015). A
+classifier tells clean images from such with a pasted patch or scar of themselves; the density of its features on
+healthy images is the score. It does not localise; `cutpaste_dense` (a configuration of NSA) does.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.nn.fitted import FittedStatistics
+
+
+class CutPaste(AnomalyModule):
+    """CutPaste, 3-way: clean, patch, scar; Gaussian density with Ledoit-Wolf shrinkage.
+
+    Args:
+        image_size: (H, W) in pixels, at least 32.
+        in_channels: image channels.
+        backbone: untrained timm classifier, the paper: ResNet-18.
+        head_dims: hidden layers of the projection head.
+        value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
+        lr: of SGD with momentum 0.9, falling to 0 along a cosine.
+        weight_decay: of SGD.
+    """
+
+    reference = {
+        "title": "CutPaste: Self-Supervised Learning for Anomaly Detection and Localization",
+        "venue": "CVPR",
+        "year": 2021,
+        "url": "https://arxiv.org/abs/2104.04015",
+    }
+    tiny = {"image_size": 32, "backbone": "resnet10t", "head_dims": (16,)}
+
+    trunk: nn.Module
+    head: nn.Sequential
+    gaussian: FittedStatistics
+    count: Tensor
+    total: Tensor
+    scatter: Tensor
+    cubic: Tensor
+    fourth: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        backbone: str = "resnet18",
+        head_dims: tuple[int, ...] = (512, 128),
+        value_range: tuple[float, float] | None = None,
+        lr: float = 0.03,
+        weight_decay: float = 3e-5,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create trunk, head and the empty Gaussian."""
+        import timm
+
+        self.settle_value_range()
+        self.trunk = timm.create_model(
+            self.hparams["backbone"], pretrained=False, num_classes=0, in_chans=self.in_channels
+        )
+        layers: list[nn.Module] = []
+        before = int(self.trunk.num_features)  # type: ignore[arg-type]
+        for name, shape in (("count", ()), ("total", (before,)), ("scatter", (before, before))):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        for name, shape in (("cubic", (before,)), ("fourth", ())):  # sums of |x|^2 x and |x|^4, for the shrinkage
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        for now in self.hparams["head_dims"]:
+            layers += [nn.Linear(before, now), nn.BatchNorm1d(now), nn.ReLU()]
+            before = now
+        self.head = nn.Sequential(*layers, nn.Linear(before, 3))
+        self.gaussian = FittedStatistics("mean", "precision")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Classify, then fit the density."""
+        return Stage("optimise", self._classify), Stage("collect", self._collect, self._fit)
+
+    def _classify(self, batch: Batch, batch_idx: int) -> Tensor:
+        image = self.to_unit_range(batch["image"])
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        views = torch.cat([image, *(cut_and_paste(image, rng, scar=scar) for scar in (False, True))])
+        target = torch.arange(3, device=image.device).repeat_interleave(len(image))
+        loss = F.cross_entropy(self.head(self.trunk(views)).float(), target)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        return loss
+
+    def _features(self, image: Tensor) -> Tensor:
+        return self.trunk(self.to_unit_range(image)).double()
+
+    def _collect(self, batch: Batch, batch_idx: int) -> None:
+        features = self._features(batch["image"])
+        self.count += len(features)
+        self.total += features.sum(0)
+        self.scatter += features.T @ features
+        squares = (features**2).sum(1)
+        self.cubic += squares @ features
+        self.fourth += squares.square().sum()
+
+    def _fit(self) -> None:
+        """Ledoit-Wolf: shrink the covariance towards a multiple of the identity (2004), from the sums."""
+        n, size = float(self.count), len(self.total)
+        mean = self.total / n
+        covariance = self.scatter / n - torch.outer(mean, mean)
+        level = covariance.trace() / size
+        spread = (covariance**2).sum() - size * level**2
+        m = mean @ mean
+        centred_fourth = (
+            self.fourth + 4 * mean @ self.scatter @ mean + n * m**2
+            - 4 * mean @ self.cubic + 2 * m * self.scatter.trace() - 4 * m * mean @ self.total
+        )  # fmt: skip
+        noise = ((centred_fourth / n - (covariance**2).sum()) / n).clamp(min=0)
+        shrinkage = float((noise / spread).clamp(0, 1)) if float(spread) > 0 else 1.0
+        identity = torch.eye(size, dtype=torch.float64, device=mean.device)
+        shrunk = (1 - shrinkage) * covariance + (shrinkage * level + 1e-9) * identity
+        self.gaussian.mean, self.gaussian.precision = mean, torch.linalg.inv(shrunk)
+
+    def configure_optimizers(self) -> Any:
+        """SGD with momentum and a cosine."""
+        optimizer = torch.optim.SGD(
+            self.parameters(), lr=self.hparams["lr"], momentum=0.9, weight_decay=self.hparams["weight_decay"]
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Mahalanobis distance of the trunk's features; no map. Zero until the density is fitted, at the end."""
+        if not self.gaussian.fitted:
+            return Prediction(image.new_zeros(len(image), dtype=torch.float32))
+        offset = self._features(image) - self.gaussian.mean
+        return Prediction(((offset @ self.gaussian.precision) * offset).sum(1).clamp(min=0).sqrt().float())
+
+
+def cut_and_paste(image: Tensor, rng: np.random.Generator, *, scar: bool) -> Tensor:
+    """Paste a jittered patch (or a turned strip) of each image at another place of it.
+
+    Args:
+        image: ``(B, C, H, W)`` in [0, 1].
+        rng: source of randomness.
+        scar: a strip of 2-16 x 10-25 pixels (of 256) turned by up to 45 degrees, not a patch of 2-15 % of the area.
+
+    Returns:
+        Tensor: a new batch.
+    """
+    pasted = image.clone()
+    height, width = image.shape[2:]
+    for one in pasted:
+        if scar:
+            sides = rng.integers((10, 2), (26, 17)) * np.array([height, width]) / 256
+        else:
+            area, aspect = rng.uniform(0.02, 0.15) * height * width, np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
+            sides = np.array([np.sqrt(area * aspect), np.sqrt(area / aspect)])
+        h, w = (int(np.clip(round(s), 2, n - 1)) for s, n in zip(sides, (height, width), strict=True))
+        (top, left), (y, x) = (rng.integers(0, (height - h + 1, width - w + 1)) for _ in range(2))
+        patch = (one[:, top : top + h, left : left + w] * rng.uniform(0.9, 1.1) + rng.uniform(-0.1, 0.1)).clamp(0, 1)
+        angle = np.deg2rad(rng.uniform(-45, 45)) if scar else 0.0
+        ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        dy, dx = ys - (y + (h - 1) / 2), xs - (x + (w - 1) / 2)
+        rows = (np.cos(angle) * dy + np.sin(angle) * dx + (h - 1) / 2).round().long()
+        columns = (-np.sin(angle) * dy + np.cos(angle) * dx + (w - 1) / 2).round().long()
+        inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
+        one[:, inside] = patch[:, rows[inside], columns[inside]]
+    return pasted

@@ -1,0 +1,106 @@
+"""Foreign patch interpolation.
+
+Tan et al., "Detecting outliers with foreign patch interpolation", MELBA 2022 (arXiv 2011.04197). A square of another
+healthy image is mixed in with a random weight; the network says with which.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.residual import WideResidualSegmenter
+from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.synthetic.rectangles import Rectangle, draw_square
+
+
+class ForeignPatchInterpolation(AnomalyModule):
+    """Foreign patch interpolation (FPI).
+
+    Both images of a pair are used, each with a patch of the other at the same place. Label: the weight of the foreign
+    patch where it differs from the own pixels.
+
+    Args:
+        image_size: (H, W), multiples of ``2 ** (len(widths) - 1)``.
+        in_channels: image channels.
+        widths: channels of the wide residual encoder; the paper: 64, 128, 256, 256, 256.
+        core: central share of the image in which patches lie: 0.5 for brains, 0.8 for chest and abdomen.
+        tolerance: smallest difference that counts as a change.
+        score: how the map becomes a score; mean is the common choice, the paper scores subjects.
+        score_fraction: share of pixels for ``top_q``.
+        lr: of Adam.
+    """
+
+    reference = {
+        "title": "Detecting Outliers with Foreign Patch Interpolation",
+        "venue": "MELBA",
+        "year": 2022,
+        "url": "https://arxiv.org/abs/2011.04197",
+    }
+    tiny = {"image_size": 32, "widths": (8, 16, 16)}
+
+    network: WideResidualSegmenter
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        widths: tuple[int, ...] = (64, 128, 256, 256, 256),
+        core: float = 0.8,
+        tolerance: float = 1e-3,
+        score: PoolingRule = "mean",
+        score_fraction: float = 0.25,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create the network."""
+        self.network = WideResidualSegmenter(self.in_channels, self.image_size, tuple(self.hparams["widths"]))
+
+    def interpolate(self, own: Tensor, other: Tensor, box: Rectangle, alpha: float) -> Tensor:
+        """Mix the box of ``other`` ``(C, H, W)`` into ``own`` with weight ``alpha``."""
+        mixed = own.clone()
+        where = (slice(None), *box.slices())
+        mixed[where] = torch.lerp(own[where], other[where], alpha)
+        return mixed
+
+    def make_anomalies(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Altered images and labels of a batch; each image is mixed with the next one.
+
+        Args:
+            image: ``(B, C, H, W)``.
+            rng: source of randomness.
+
+        Returns:
+            tuple: ``(B, C, H, W)`` and ``(B, 1, H, W)``.
+        """
+        size = (int(image.shape[2]), int(image.shape[3]))
+        altered, label = image.clone(), torch.zeros_like(image[:, :1])
+        for number, other in enumerate(image.roll(-1, 0)):
+            box, alpha = draw_square(rng, size, self.hparams["core"]), float(rng.uniform(0.05, 0.95))
+            altered[number] = self.interpolate(image[number], other, box, alpha)
+            changed = (altered[number] - image[number]).abs().mean(0) > self.hparams["tolerance"]
+            label[number, 0] = torch.where(changed, alpha, 0.0)
+        return altered, label
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Binary cross-entropy with the weight of the foreign patch."""
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        altered, label = self.make_anomalies(batch["image"], rng)
+        loss = F.binary_cross_entropy_with_logits(self.network(altered).float(), label)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Map: probability; score: its mean by default."""
+        anomaly_map = self.network(image).float().sigmoid()
+        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
