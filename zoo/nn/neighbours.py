@@ -1,0 +1,79 @@
+"""Exact nearest neighbours by blocked products, and the greedy coreset."""
+
+import torch
+from torch import Tensor
+
+_CELLS_AT_ONCE = 2**24  # entries of a block of the distance table: 64 MiB
+
+
+def nearest_neighbours(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The ``k`` nearest rows of ``bank`` to each query, exact and with bounded memory.
+
+    Args:
+        queries: float ``(N, d)``.
+        bank: float ``(M, d)``.
+        k: neighbours, at most ``M`` are returned.
+
+    Returns:
+        Euclidean distances ``(N, k)``, nearest first and computed from differences, and indices int64 ``(N, k)``.
+    """
+    k = min(k, len(bank))
+    squares = bank.square().sum(dim=1)
+    distances, indices = [], []
+    with torch.autocast(queries.device.type, enabled=False):
+        for block in queries.split(max(1, _CELLS_AT_ONCE // len(bank))):
+            order = torch.addmm(squares, block, bank.T, alpha=-2).topk(k, dim=1, largest=False).indices
+            exact = torch.stack([(block - bank[column]).norm(dim=1) for column in order.T], dim=1)
+            exact, rank = exact.sort(dim=1)
+            distances.append(exact)
+            indices.append(order.gather(1, rank))
+    return torch.cat(distances), torch.cat(indices)
+
+
+def greedy_coreset(features: Tensor, count: int, block: int = 4096) -> Tensor:
+    """Greedy k-centre selection: starting with row 0, always the row farthest from all picked before.
+
+    Distances to the picked rows only fall, so the ``block`` farthest rows hold the next picks as long as one of them is
+    farther than every row outside; only then are the new centres applied to all rows, in one product.
+
+    Args:
+        features: float ``(N, d)``.
+        count: rows to pick, at most ``N``.
+        block: rows looked at between two passes over all.
+
+    Returns:
+        int64 ``(count,)``, in the order of picking.
+    """
+    squares = features.square().sum(dim=1)
+    nearest = torch.full_like(squares, torch.inf)
+    new, picks = [0], [0]
+    count = min(count, len(features))
+    while len(picks) < count:
+        _approach(nearest, features, squares, torch.tensor(new, device=features.device))
+        new = [int(nearest.argmax())]
+        top = nearest.topk(min(block + 1, len(nearest)))
+        outside = float(top.values[-1]) if len(top.values) > block else -torch.inf
+        pool = top.indices[:block].sort().values
+        rows, row_squares, distance = features[pool], squares[pool], nearest[pool]
+        while len(picks) + len(new) < count:
+            centre = new[-1]
+            to_centre = torch.addmv(row_squares + squares[centre], rows, features[centre], alpha=-2)
+            distance = torch.minimum(distance, to_centre.clamp_(min=0))
+            distance = distance.masked_fill(pool == centre, -1.0)
+            best = int(distance.argmax())
+            if float(distance[best]) <= outside:
+                break
+            new.append(int(pool[best]))
+        picks += new
+    return torch.tensor(picks, device=features.device)
+
+
+def _approach(nearest: Tensor, features: Tensor, squares: Tensor, centres: Tensor) -> None:
+    """Lower ``nearest`` to the squared distances to new centres; picked rows get -1."""
+    picked = features[centres]
+    rows = max(1, _CELLS_AT_ONCE // len(centres))
+    for low in range(0, len(features), rows):
+        part = slice(low, low + rows)
+        lowest = torch.addmm(squares[centres], features[part], picked.T, alpha=-2).amin(dim=1)
+        torch.minimum(nearest[part], (lowest + squares[part]).clamp_(min=0), out=nearest[part])
+    nearest[centres] = -1.0
