@@ -1,0 +1,106 @@
+"""Gaussian density of a frozen backbone's pooled features: the Mahalanobis distance is the score; no map.
+
+Rippel et al. 2021, "Modeling the distribution of normal data in pre-trained deep features for anomaly detection", in
+the form that MedIAnomaly compares: normalised embeddings of a ResNet-18, covariance shrunk after Ledoit and Wolf.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import UserError
+from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.nn.features import FeatureExtractor
+from zoo.nn.fitted import FittedStatistics
+
+
+class GaussianDensity(AnomalyModule):
+    """Gaussian density estimate of embeddings (GDE).
+
+    Images in [0, 1], 1 or 3 channels. One embedding an image is kept until the end of the pass (2 KiB by default).
+
+    Args:
+        image_size: (H, W) in pixels.
+        in_channels: 1 or 3.
+        backbone: a timm model.
+        layer: its layer, averaged over all places and scaled to length 1.
+        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
+    """
+
+    reference = {
+        "title": "Modeling the Distribution of Normal Data in Pre-Trained Deep Features for Anomaly Detection",
+        "venue": "ICPR",
+        "year": 2021,
+        "url": "https://arxiv.org/abs/2005.14140",
+    }
+    fitting = "single_pass"
+    tiny = {"image_size": 32, "layer": "layer1", "weights": "random"}
+
+    extractor: FeatureExtractor
+    gaussian: FittedStatistics
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        backbone: str = "resnet18",
+        layer: str = "layer4",
+        weights: str = "imagenet",
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create the extractor and reserve the statistics."""
+        hp = self.hparams
+        self.extractor = FeatureExtractor(
+            hp["backbone"], (hp["layer"],), weights=hp["weights"], in_channels=self.in_channels
+        )
+        self.gaussian = FittedStatistics("embeddings", "mean", "whitening")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """One pass over the training images."""
+        return (Stage("collect", self.collect, self.finish),)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Float64 embeddings ``(B, K)`` of length 1."""
+        return F.normalize(self.extractor(image)[0].double().mean(dim=(2, 3)), dim=1)
+
+    def collect(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the embeddings of a batch."""
+        embedded, stats = self.embed(batch["image"]), self.gaussian
+        stats.embeddings = torch.cat([stats.embeddings, embedded]) if stats.embeddings.numel() else embedded
+
+    def finish(self) -> None:
+        """Mean and the inverse Cholesky factor of the shrunk covariance."""
+        stats = self.gaussian
+        stats.mean = stats.embeddings.mean(dim=0)
+        factor = torch.linalg.cholesky(ledoit_wolf(stats.embeddings - stats.mean))
+        identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        stats.whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
+        stats.embeddings = factor.new_empty(0)
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Mahalanobis distance of the embedding.
+
+        Raises:
+            UserError: the statistics were not fitted.
+        """
+        if not self.gaussian.whitening.numel():
+            raise UserError("GaussianDensity has no statistics yet: run fit, or load a checkpoint of a finished fit")
+        white = (self.embed(image) - self.gaussian.mean) @ self.gaussian.whitening.T
+        return Prediction(white.norm(dim=1).float())
+
+
+def ledoit_wolf(centred: Tensor) -> Tensor:
+    """Covariance of centred rows ``(N, K)``, shrunk to a multiple of the identity by Ledoit and Wolf's estimate."""
+    count, channels = centred.shape
+    covariance = centred.T @ centred / count
+    scale = covariance.trace() / channels
+    norm = covariance.square().sum()
+    distance = (norm - channels * scale.square()) / channels
+    spread = (centred.square().sum(dim=1).square().mean() - norm) / (count * channels)
+    shrinkage = (spread.clamp(min=0) / distance.clamp(min=1e-30)).clamp(max=1)
+    covariance = (1 - shrinkage) * covariance
+    covariance.diagonal().add_(shrinkage * scale + 1e-12)
+    return covariance
