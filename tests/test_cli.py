@@ -213,7 +213,7 @@ def test_other_loggers_write_into_the_run_folder(data):
 def test_best_checkpoint_is_the_one_that_is_tested(data):
     Path("best.yaml").write_text(
         "trainer:\n  callbacks:\n  - class_path: ModelCheckpoint\n"
-        "    init_args: {monitor: val/image_auroc, mode: max}\n"
+        "    init_args: {monitor: val/synthetic_pixel_ap, mode: max}\n"
     )
     assert main(["fit", *TINY, *data, "--trainer.max_steps", "6", "--config", "best.yaml"]) == 0
     assert {path.name for path in (only_run() / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

@@ -101,11 +101,12 @@ def test_raters_equal_full_blends_averaged(images, seed):
     law = RaterLaw(anomalies=(2, 4), raters=(1, 4))
     found = rate(image, sources, np.random.default_rng(seed), law)
     blends = []
-    for disc in _draw(np.random.default_rng(seed), (64, 64), len(sources), law):
-        top, left, h, w = disc.box
-        y, x = disc.origin
-        patch = disc.gain * sources[disc.source][:, y : y + h, x : x + w]
-        blends.append(poisson_blend(image, patch, disc.mask, (top, left), True))
+    for anomaly in _draw(np.random.default_rng(seed), (64, 64), len(sources), law):
+        top, left, h, w = anomaly.box
+        y, x = anomaly.origin
+        for mask, gain in zip(anomaly.masks, anomaly.gains, strict=True):
+            patch = gain * sources[anomaly.source][:, y : y + h, x : x + w]
+            blends.append(poisson_blend(image, patch, mask, (top, left), True))
     assert np.abs(found.image - np.mean(blends, 0)).max() <= 1e-5
     assert np.abs(found.spread - np.std(blends, 0)).max() <= 1e-5
 

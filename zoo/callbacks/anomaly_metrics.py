@@ -162,6 +162,8 @@ class AnomalyMetrics(Callback):
             rank_zero_warn("metrics are nan: " + "; ".join(reasons))
         for name, value in self.results.items():
             module.log(prefix + name, value, rank_zero_only=False, sync_dist=False, batch_size=1)
+        if prefix and "pixel_ap" in self.results:  # validation anomalies are synthetic: a criterion without labels
+            module.log("val/synthetic_pixel_ap", self.results["pixel_ap"], batch_size=1)
 
     def _compute(self, items: list[_Item]) -> tuple[dict[str, float], list[str]]:
         labels, scores = np.array([item.label for item in items]), np.array([item.score for item in items])

@@ -41,12 +41,12 @@ class RatedImage(NamedTuple):
     spread: Array
 
 
-class _Disc(NamedTuple):
+class _Anomaly(NamedTuple):
     source: int
     box: tuple[int, int, int, int]  # top, left, height, width in the target
     origin: tuple[int, int]  # top, left in the source
-    mask: Array
-    gain: float
+    masks: Array  # (R, h, w), a disc of each rater
+    gains: Array  # (R,)
 
 
 def rate(image: Array, sources: Array, rng: np.random.Generator, law: RaterLaw = RaterLaw()) -> RatedImage:  # noqa: B008
@@ -64,24 +64,27 @@ def rate(image: Array, sources: Array, rng: np.random.Generator, law: RaterLaw =
     Returns:
         RatedImage: see there.
     """
-    discs = _draw(rng, image.shape[1:], len(sources), law)
+    anomalies = _draw(rng, image.shape[1:], len(sources), law)
     total, squares = np.zeros_like(image), np.zeros_like(image)
-    for disc in discs:
-        top, left, h, w = disc.box
+    for anomaly in anomalies:
+        top, left, h, w = anomaly.box
+        y, x = anomaly.origin
         box = (slice(None), slice(top, top + h), slice(left, left + w))
-        origin = (slice(None), slice(disc.origin[0], disc.origin[0] + h), slice(disc.origin[1], disc.origin[1] + w))
-        target = torch.from_numpy(image[box])
-        source = torch.from_numpy(np.ascontiguousarray(sources[disc.source][origin])) * disc.gain
-        change = blend_change(target, source, torch.from_numpy(disc.mask).expand(len(image), -1, -1)).numpy()
-        total[box] += change
-        squares[box] += change**2
-    mean = total / len(discs)
-    return RatedImage(image + mean, np.sqrt(np.maximum(squares / len(discs) - mean**2, 0)))
+        patch = sources[anomaly.source][:, y : y + h, x : x + w]
+        for channel in range(len(image)):
+            gained = anomaly.gains[:, None, None].astype(image.dtype) * patch[channel]
+            target = torch.from_numpy(image[box][channel]).expand(len(gained), h, w)
+            change = blend_change(target, torch.from_numpy(gained), torch.from_numpy(anomaly.masks)).numpy()
+            total[channel, *box[1:]] += change.sum(0)
+            squares[channel, *box[1:]] += (change**2).sum(0)
+    count = sum(len(anomaly.gains) for anomaly in anomalies)
+    mean = total / count
+    return RatedImage(image + mean, np.sqrt(np.maximum(squares / count - mean**2, 0)))
 
 
-def _draw(rng: np.random.Generator, size: tuple[int, ...], sources: int, law: RaterLaw) -> list[_Disc]:
+def _draw(rng: np.random.Generator, size: tuple[int, ...], sources: int, law: RaterLaw) -> list[_Anomaly]:
     margin = [int((1 - law.core) / 2 * side) for side in size]
-    discs = []
+    anomalies = []
     for _ in range(int(rng.integers(law.anomalies[0], law.anomalies[1] + 1))):
         low, high = (max(4, round(share * size[1])) for share in law.patch)
         sides = [min(int(rng.integers(low, max(high, low + 1))), s - 2 * m) for s, m in zip(size, margin, strict=True)]
@@ -90,11 +93,11 @@ def _draw(rng: np.random.Generator, size: tuple[int, ...], sources: int, law: Ra
             [int(rng.integers(m, max(end, m) + 1)) for m, end in zip(margin, ends, strict=True)] for _ in range(2)
         )
         number = int(rng.integers(sources))
-        for _ in range(int(rng.integers(law.raters[0], law.raters[1] + 1))):
-            mask = _disc(rng, sides)
-            gain = float(rng.integers(law.gain[0], law.gain[1] + 1))
-            discs.append(_Disc(number, (top, left, *sides), (y, x), mask, gain))  # type: ignore[arg-type]
-    return discs
+        raters = int(rng.integers(law.raters[0], law.raters[1] + 1))
+        masks = np.stack([_disc(rng, sides) for _ in range(raters)])
+        gains = rng.integers(law.gain[0], law.gain[1] + 1, raters)
+        anomalies.append(_Anomaly(number, (top, left, sides[0], sides[1]), (y, x), masks, gains))
+    return anomalies
 
 
 def _disc(rng: np.random.Generator, sides: list[int]) -> Array:
