@@ -6,7 +6,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.errors import UserError
@@ -19,22 +22,31 @@ _CHUNK = 1 << 20
 
 
 def load_pretrained(source: str | Path) -> "AnomalyModule":
-    """A trained method from a ``.ckpt`` of this package, in evaluation mode on the CPU.
+    """A trained method from a checkpoint of this package, in evaluation mode on the CPU.
 
     Networks are built without fetching backbone weights: the checkpoint holds them.
 
     Args:
-        source: local file, ``https://...``, ``hf://owner/repository/file``, or ``wandb://entity/project/artifact:version``.
+        source: a ``.ckpt``; a ``.safetensors`` with its ``config.yaml`` beside it; a run's folder or a folder of
+            ``zoo push``; ``https://...``; ``hf://owner/repository[/file][@revision]``; or
+            ``wandb://entity/project/artifact:version``.
 
     Raises:
         UserError: not found, not reachable, unsafe, damaged or not one of ours.
     """
     path = fetch(source)
-    checkpoint = read_checkpoint(path)
+    checkpoint = _with_config(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     if not isinstance(checkpoint, dict) or "uad_zoo" not in checkpoint:
         raise UserError(f"{source}: not a checkpoint of this package; the original authors' files need `zoo import`")
     from zoo.nn.features import weights_follow
 
+    broken = [
+        key
+        for key, value in checkpoint["state_dict"].items()
+        if not isinstance(value, Tensor) or (value.is_floating_point() and not torch.isfinite(value).all())
+    ]
+    if broken:
+        raise UserError(f"{source}: {broken[0]} is no finite tensor ({len(broken)} such entries); the run went wrong")
     model = load_class(checkpoint["uad_zoo"]["method"])(**checkpoint["hyper_parameters"])
     with weights_follow():
         model.configure_model()
@@ -46,6 +58,31 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
             f"{source}: tensors do not fit its own arguments: {str(error).splitlines()[-1].strip()}"
         ) from error
     return model.eval()
+
+
+def _with_config(path: Path) -> dict[str, Any]:
+    """The content of a ``.ckpt`` from a safetensors file and the ``config.yaml`` beside it."""
+    import yaml
+
+    config = path.with_name("config.yaml")
+    if not config.is_file():
+        raise UserError(f"{path}: no config.yaml beside it, which names the method and its arguments")
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not {"uad_zoo", "hyper_parameters"} <= content.keys():
+        raise UserError(f"{config}: expected the keys uad_zoo and hyper_parameters of `zoo export`")
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in content["hyper_parameters"].items()}
+    return {"uad_zoo": content["uad_zoo"], "hyper_parameters": arguments, "state_dict": read_checkpoint(path)}
+
+
+def _in_folder(folder: Path) -> Path:
+    """The checkpoint of a run's folder, or of a folder in Hugging Face layout."""
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob("*.ckpt"))
+    if len(found) == 1:
+        return found[0]
+    raise UserError(f"{folder}: no checkpoint there (looked for checkpoints/last.ckpt, model.safetensors, one .ckpt)")
 
 
 def fetch(source: str | Path) -> Path:
@@ -65,6 +102,8 @@ def fetch(source: str | Path) -> Path:
     if scheme:
         raise UserError(f"{text}: unknown source {scheme}://; known: a local path, https://, hf://, wandb://")
     path = Path(source).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     return path
@@ -99,13 +138,18 @@ def _download(url: str) -> Path:
 
 
 def _from_hub(source: str) -> Path:
-    parts = source.removeprefix("hf://").split("/", 2)
-    if len(parts) < 3:
-        raise UserError(f"{source}: expected hf://owner/repository/file")
+    address, _, revision = source.removeprefix("hf://").partition("@")
+    parts = address.split("/", 2)
+    if len(parts) < 2 or not all(parts):
+        raise UserError(f"{source}: expected hf://owner/repository[/file][@revision]")
     from huggingface_hub import hf_hub_download
 
+    repository, version = f"{parts[0]}/{parts[1]}", revision or None
     try:
-        return Path(hf_hub_download(f"{parts[0]}/{parts[1]}", parts[2]))
+        if len(parts) == 3:
+            return Path(hf_hub_download(repository, parts[2], revision=version))
+        hf_hub_download(repository, "config.yaml", revision=version)
+        return Path(hf_hub_download(repository, "model.safetensors", revision=version))
     except Exception as error:  # the client raises many types
         raise UserError(
             f"{source}: could not be fetched ({type(error).__name__}); give a local file instead"

@@ -89,8 +89,11 @@ def _check_container(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+            damaged = archive.testzip()  # checks the sums of all members
+    except Exception as error:  # zipfile reports damage by many types
         raise UserError(f"{path}: truncated or damaged checkpoint ({error}); copy or download it again") from error
+    if damaged is not None:
+        raise UserError(f"{path}: damaged checkpoint ({damaged} fails its checksum); copy or download it again")
     if not any(name.endswith("data.pkl") for name in names):
         raise UserError(f"{path}: a zip archive without data.pkl, not written by torch.save")
 

@@ -115,9 +115,10 @@ class FeatureExtractor(nn.Module):
             for path in self.layers:
 
                 def keep(_module: nn.Module, _input: Any, output: Tensor, path: str = path) -> None:
-                    found[path] = output
-                    if len(found) == len(self.layers):  # what follows may write into the last map in place
-                        raise _AllFound
+                    exporting = torch.compiler.is_exporting()  # exporters do not follow exceptions
+                    found[path] = output.clone() if exporting else output
+                    if len(found) == len(self.layers) and not exporting:
+                        raise _AllFound  # what follows may write into the last map in place
 
                 hooks.callback(self.backbone.get_submodule(path).register_forward_hook(keep).remove)
             hooks.enter_context(contextlib.suppress(_AllFound))

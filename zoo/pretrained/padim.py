@@ -145,8 +145,8 @@ class PaDiM(AnomalyModule):
             white = self.gaussian.whitening @ (features - self.gaussian.mean[..., None])
         first = self.extractor.strides[0]
         distance = white.square().sum(dim=1).sqrt()
-        rows = -(-image.shape[2] // first)
-        small_map = distance.T.reshape(len(image), 1, rows, -1)
+        rows, columns = (-(-side // first) for side in image.shape[2:])
+        small_map = distance.T.reshape(-1, 1, rows, columns)
         resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=False)
         anomaly_map = gaussian_blur(resized, self.hparams["smoothing"])
         return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)

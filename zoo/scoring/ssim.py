@@ -111,7 +111,9 @@ def _check_pair(x: Tensor, y: Tensor) -> None:
 
 
 def _blocks(x: Tensor) -> list[slice]:
-    """Slices of the batch: small ones on a CPU for its cache, the whole batch elsewhere."""
+    """Slices of the batch: small ones on a CPU for its cache, the whole batch elsewhere (and in exported graphs)."""
+    if torch.compiler.is_exporting():
+        return [slice(None)]
     size = len(x) if x.device.type != "cpu" else max(1, _BLOCK_ELEMENTS // max(1, x[0].numel()))
     return [slice(start, start + size) for start in range(0, len(x), max(1, size))]
 
