@@ -12,7 +12,17 @@ from zoo.cli import config_path
 from zoo.errors import UserError
 from zoo.registry import find, methods, nearest
 
-_KEYS = ("name", "models", "data", "seeds", "trainer", "timeout_minutes", "published", "primary_metric")
+_KEYS = ("name", "models", "data", "seeds", "trainer", "budget", "timeout_minutes", "published")
+_SATURATED = {
+    "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+    "init_args": {
+        "monitor": "val/synthetic_pixel_ap",
+        "mode": "max",
+        "stopping_threshold": 0.875,
+        "patience": 1_000_000,
+        "check_on_train_epoch_end": False,
+    },
+}
 
 
 class Cell(NamedTuple):
@@ -48,14 +58,12 @@ class Plan(NamedTuple):
         cells: in the order of data sets, methods, seeds.
         timeout: seconds that a cell may take, None without limit.
         published: names of the published tables that the report shows beside.
-        primary_metric: what tables are sorted by.
     """
 
     name: str
     cells: list[Cell]
     timeout: float | None
     published: list[str]
-    primary_metric: str
 
 
 def read_plan(source: str, out: Path = Path()) -> Plan:
@@ -82,9 +90,10 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise UserError(f"{path}: seeds must be a list of integers, found {seeds!r}")
     prints = {name: data_fingerprint(entry) for name, entry in data.items()}
+    trainer = _trainer(path, content)
     cells: list[Cell] = []
     for dataset, method, seed in itertools.product(data, models, seeds):
-        config = _merged(models[method], data[dataset], {"trainer": content.get("trainer", {})})
+        config = _merged(models[method], data[dataset], {"trainer": trainer})
         config |= {"seed_everything": seed, "test_after_fit": True}
         text = json.dumps([config, prints[dataset]], sort_keys=True)
         needs = tuple(f"{member}--{dataset}--{seed}" for member in ensembles.get(method, ()))
@@ -99,8 +108,25 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
         cells,
         None if minutes is None else 60 * float(minutes),
         list(content.get("published", [])),
-        str(content.get("primary_metric", "image_auroc")),
     )
+
+
+def _trainer(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Trainer settings of all cells: the budget decides how long they train.
+
+    ``paper`` (default): each method's own budget; ``equal_steps``: ``trainer.max_steps`` for all; ``saturation``: stop
+    when the synthetic validation AP reaches 0.875 (nnOOD), with ``trainer.max_steps`` as the limit.
+    """
+    trainer, budget = dict(content.get("trainer", {})), content.get("budget", "paper")
+    if budget not in ("paper", "equal_steps", "saturation"):
+        raise UserError(f"{path}: budget must be paper, equal_steps or saturation, found {budget!r}")
+    if budget != "paper" and "max_steps" not in trainer:
+        raise UserError(f"{path}: budget {budget} needs trainer.max_steps")
+    if budget == "paper" and "max_steps" in trainer:
+        raise UserError(f"{path}: trainer.max_steps for all methods is budget: equal_steps; say so, or leave it out")
+    if budget == "saturation":
+        trainer["callbacks"] = [*trainer.get("callbacks", []), _SATURATED]
+    return trainer
 
 
 def _locate(source: str) -> Path:

@@ -161,6 +161,8 @@ def test_shipped_benchmarks_are_complete(name):
         ("seeds: [0, 1]", "seeds: zero", "seeds must be"),
         ("  ae:", "  a--e:", "a--e"),
         ("trainer: {max", "trainr: {max", "trainr"),
+        ("seeds: [0, 1]", "seeds: [0]\nbudget: saturation", "needs trainer.max_steps"),
+        ("seeds: [0, 1]", "seeds: [0]\nbudget: some", "budget must be"),
     ],
 )
 def test_mistakes_in_the_configuration(config, old, new, words):
@@ -199,6 +201,17 @@ def test_folds_and_their_ensemble(config, tmp_path):
     key = "network.encoder.0.0.conv.weight"
     assert torch.equal(states[2][f"members.1.{key}"], states[1][key])
     assert not torch.equal(states[0][key], states[1][key])
+
+
+def test_saturation_stops_early(config, tmp_path):
+    text = config.read_text().replace("seeds: [0, 1]", "seeds: [0]\nbudget: saturation")
+    text = text.replace("check_val_every_n_epoch: 1000", "max_steps: 9, check_val_every_n_epoch: 1")
+    config.write_text(text)
+    assert benchmark(config, tmp_path / "lb", "--only", "ae--*") == 0
+    callbacks = read_plan(str(config)).cells[0].config["trainer"]["callbacks"]
+    assert callbacks[0]["init_args"]["stopping_threshold"] == 0.875
+    (log,) = (tmp_path / "lb" / "cells" / "ae--mine--0").glob("logs/*/metrics.csv")
+    assert "val/synthetic_pixel_ap" in log.read_text().splitlines()[0]
 
 
 @pytest.mark.slow
