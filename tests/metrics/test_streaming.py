@@ -67,3 +67,34 @@ def test_foreground_missing_class_and_bad_scores():
     assert np.isnan(one_class.compute()["auroc"].value)
     with pytest.raises(ValueError, match="1 of 2 scores"):
         metric.update(torch.tensor([0.1, float("nan")]), torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize("kind", ["distances", "log-likelihoods", "unit range", "beyond one"])
+def test_four_ranges_in_which_torchmetrics_differs(kind):
+    """torchmetrics' AUROC applies a sigmoid to scores outside [0, 1]; rank metrics must not depend on the range."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+    from torchmetrics.classification import BinaryAUROC
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(2000) < 1000
+    base = rng.standard_normal(2000) + 1.05 * labels
+    order = rng.permutation(2000)
+    labels, unit = labels[order], ((base - base.min()) / np.ptp(base))[order]
+    scores = {
+        "distances": 100 + 20 * unit,
+        "log-likelihoods": -200 + 20 * unit,
+        "unit range": unit,
+        "beyond one": 1.2 * unit,
+    }[kind].astype(np.float32)
+    expected = roc_auc_score(labels, scores)
+    exact = binary_summary(scores, labels)
+    assert exact.auroc == pytest.approx(expected, abs=1e-12)
+    assert exact.average_precision == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    metric, peer = StreamingPixelMetrics(), BinaryAUROC()
+    for part in np.array_split(np.arange(2000), 500):
+        metric.update(torch.from_numpy(scores[part]), torch.from_numpy(labels[part]))
+        peer.update(torch.from_numpy(scores[part]), torch.from_numpy(labels[part]).int())
+    streamed = metric.compute()["auroc"]
+    assert streamed.low <= expected <= streamed.high
+    if kind in ("distances", "beyond one"):
+        assert abs(float(peer.compute()) - expected) > 0.003  # the trap is still there
