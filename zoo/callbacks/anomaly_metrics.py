@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from zoo.errors import UserError
-from zoo.metrics.functional import Array, aupro, auroc, average_precision, binary_summary
+from zoo.metrics.functional import Array, auroc, average_precision, pixel_summary
 from zoo.metrics.shortcuts import STATISTICS, image_statistics
 from zoo.metrics.streaming import StreamingPixelMetrics
 
@@ -124,13 +124,18 @@ class AnomalyMetrics(Callback):
     def _to_stream(self, maps: torch.Tensor, masks: torch.Tensor, inside: torch.Tensor | None) -> None:
         """Count a batch that no longer fits, and once all that was kept."""
         if self._stream is None:
-            self._stream = StreamingPixelMetrics()
-            for number, item in enumerate(self._items):
-                if item.anomaly_map is not None and item.mask is not None:
-                    kept = None if item.foreground is None else torch.from_numpy(item.foreground)
-                    self._stream.update(torch.from_numpy(item.anomaly_map), torch.from_numpy(item.mask), kept)
-                self._items[number] = item._replace(anomaly_map=None, mask=None, foreground=None)
+            self._stream = self._stream_of_kept()
         self._stream.update(maps.cpu(), masks.cpu(), None if inside is None else inside.cpu())
+
+    def _stream_of_kept(self) -> StreamingPixelMetrics:
+        """Count the pixels that were kept, and let them go."""
+        stream = StreamingPixelMetrics(sync_on_compute=False)  # processes are added up in _gather
+        for number, item in enumerate(self._items):
+            if item.anomaly_map is not None and item.mask is not None:
+                inside = None if item.foreground is None else torch.from_numpy(item.foreground)
+                stream.update(torch.from_numpy(item.anomaly_map), torch.from_numpy(item.mask), inside)
+            self._items[number] = item._replace(anomaly_map=None, mask=None, foreground=None)
+        return stream
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log under ``val/``."""
@@ -146,11 +151,9 @@ class AnomalyMetrics(Callback):
             self._print()
 
     def _finish(self, module: LightningModule, prefix: str, quiet: bool = False) -> None:
-        items = self._items
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gathered: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(gathered, items)
-            items = list({item.name: item for part in gathered for item in part}.values())  # samplers repeat images
+        items = (
+            self._gather() if torch.distributed.is_available() and torch.distributed.is_initialized() else self._items
+        )
         self._items = []
         self.records = [
             {"id": item.name, "subject": item.subject, "label": int(item.label), "score": item.score}
@@ -164,6 +167,19 @@ class AnomalyMetrics(Callback):
             module.log(prefix + name, value, rank_zero_only=False, sync_dist=False, batch_size=1)
         if prefix and "pixel_ap" in self.results:  # validation anomalies are synthetic: a criterion without labels
             module.log("val/synthetic_pixel_ap", self.results["pixel_ap"], batch_size=1)
+
+    def _gather(self) -> list[_Item]:
+        """The images of all processes; if one of them streams its pixels, all do."""
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, self._stream is not None)
+        if any(parts):
+            self._stream = self._stream_of_kept() if self._stream is None else self._stream
+            counts: list[Any] = [None] * len(parts)
+            torch.distributed.all_gather_object(counts, (self._stream.positives, self._stream.negatives))
+            self._stream.positives = torch.stack([positives for positives, _ in counts]).sum(0)
+            self._stream.negatives = torch.stack([negatives for _, negatives in counts]).sum(0)
+        torch.distributed.all_gather_object(parts, self._items)
+        return list({item.name: item for part in parts for item in part}.values())  # samplers repeat images
 
     def _compute(self, items: list[_Item]) -> tuple[dict[str, float], list[str]]:
         labels, scores = np.array([item.label for item in items]), np.array([item.score for item in items])
@@ -184,8 +200,8 @@ class AnomalyMetrics(Callback):
             return results | (nothing if self._maps_without_masks else {}), reasons
         maps, masks = np.stack([item.anomaly_map for item in kept]), np.stack([item.mask for item in kept])  # type: ignore[arg-type, misc]
         inside = None if kept[0].foreground is None else np.stack([item.foreground for item in kept])  # type: ignore[misc]
-        pixel = binary_summary(maps, masks, foreground=inside)
-        values = (*pixel[:4], pixel.best_dice, pixel.best_iou, aupro(maps, masks, foreground=inside))
+        pixel, overlap = pixel_summary(maps, masks, foreground=inside)
+        values = (*pixel[:4], pixel.best_dice, pixel.best_iou, overlap)
         results |= dict(zip(PIXEL_METRICS, values, strict=True))
         if np.isnan(pixel.auroc):
             reasons.append("the masks hold one class only (pixel metrics)")
