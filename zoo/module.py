@@ -230,6 +230,11 @@ class AnomalyModule(LightningModule):
         if self._batch_seed is None:
             self._batch_seed = torch.initial_seed()
         if self.stages():
+            if self.trainer.world_size > 1 and any(stage.kind == "collect" for stage in self.stages()):
+                raise UserError(
+                    f"{type(self).__name__} collects statistics, which several processes would each do for their part: "
+                    "set trainer.devices 1"
+                )
             self._plan = self._make_plan()
             per_epoch = int(self.trainer.num_training_batches)
             self.trainer.fit_loop.max_epochs = math.ceil(self._plan[-1].end / per_epoch)

@@ -366,6 +366,7 @@ def quieten() -> None:
         ".*pin_memory.*",
         ".*in eval mode at the start of training.*",
         ".*max_epochs. was not set.*",
+        ".*recommended to use .self.log.*sync_dist.*",
     )
     for pattern in patterns:
         warnings.filterwarnings("ignore", pattern)
