@@ -169,6 +169,12 @@ class AnomalyModule(LightningModule):
         self.hparams.update(image_size=self.image_size, in_channels=self.in_channels)
         self.build()
         self._built = True
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit" and self.trainer.world_size > 1
+        if fitting and any(stage.kind == "collect" for stage in self.stages()):
+            raise UserError(
+                f"{type(self).__name__} collects statistics, which several processes would each do for their part: set "
+                "trainer.devices 1"
+            )
 
     def _data_shape(self) -> tuple[int, ...] | None:
         if self._trainer is None:  # not attached to a trainer
@@ -230,11 +236,6 @@ class AnomalyModule(LightningModule):
         if self._batch_seed is None:
             self._batch_seed = torch.initial_seed()
         if self.stages():
-            if self.trainer.world_size > 1 and any(stage.kind == "collect" for stage in self.stages()):
-                raise UserError(
-                    f"{type(self).__name__} collects statistics, which several processes would each do for their part: "
-                    "set trainer.devices 1"
-                )
             self._plan = self._make_plan()
             per_epoch = int(self.trainer.num_training_batches)
             self.trainer.fit_loop.max_epochs = math.ceil(self._plan[-1].end / per_epoch)
