@@ -152,9 +152,12 @@ def write_report(folders: list[Path], out: Path, plan: "Plan | None") -> bool:
 
     from benchmarks.leaderboard import read_results, write_tables
     from benchmarks.report import write_page
-    from benchmarks.runner import write_atomically
+    from benchmarks.runner import read_status, write_atomically
 
     results = read_results(folders)
+    if plan is not None:  # what an earlier configuration left in the folder is no part of this table
+        current = {(cell.name, cell.fingerprint) for cell in plan.cells}
+        results = [r for r in results if (r.folder.name, read_status(r.folder).get("fingerprint")) in current]
     if not results:
         _say("no finished cell yet")
         return False

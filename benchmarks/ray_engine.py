@@ -1,5 +1,6 @@
 """The same cells on a Ray cluster: an existing one (``RAY_ADDRESS``) or a local one."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def run_ray(
         raise UserError("--engine ray needs Ray: pip install 'uad-zoo[ray]'") from error
     root = str(Path(__file__).parents[1])
     ray.init(
-        num_cpus=None if ray.is_initialized() else workers,
+        num_cpus=None if ray.is_initialized() or "RAY_ADDRESS" in os.environ else workers,
         include_dashboard=False,
         log_to_driver=False,
         ignore_reinit_error=True,

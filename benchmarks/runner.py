@@ -145,14 +145,14 @@ def exclusive(out: Path) -> Iterator[None]:
 # ---- the local engine ---------------------------------------------------------------------------------------------
 
 
-def worker_environment(cores: int, gpu: int | None) -> dict[str, str]:
+def worker_environment(cores: int, gpu: str | None) -> dict[str, str]:
     """Environment of a cell's process: its share of the cores, its GPU."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
     if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
 
 
@@ -160,6 +160,12 @@ def _next_cell(waiting: list[Cell], running: list[Cell]) -> Cell | None:
     """The first cell whose members are neither waiting nor running."""
     busy = {cell.name for cell in (*waiting, *running)}
     return next((cell for cell in waiting if not busy.intersection(cell.needs)), None)
+
+
+def _unfinished_members(out: Path, cell: Cell) -> str:
+    """Why an ensemble cannot be made: a failed member may have left a half-trained checkpoint."""
+    unfinished = [need for need in cell.needs if read_status(out / "cells" / need).get("status") != "done"]
+    return f"members not finished: {', '.join(unfinished)}" if unfinished else ""
 
 
 class _Worker(NamedTuple):
@@ -192,7 +198,7 @@ def run_local(
         list: the cells that failed.
     """
     make_command = command or (lambda folder: [sys.executable, "-m", "benchmarks.cell", str(folder)])
-    gpus, cores = count_gpus(), max(1, (os.cpu_count() or 1) // workers)
+    gpus, cores = visible_gpus(), max(1, (os.cpu_count() or 1) // workers)
     waiting, running, failed = list(cells), dict[int, _Worker](), list[Cell]()
     try:
         while waiting or running:
@@ -202,7 +208,12 @@ def run_local(
                     waiting.remove(cell)
                     folder = out / "cells" / cell.name
                     prepare(folder, cell)
-                    environment = worker_environment(cores, slot % gpus if gpus else None)
+                    if missing := _unfinished_members(out, cell):
+                        finish(folder, cell, missing)
+                        failed.append(cell)
+                        report(cell, "failed", read_status(folder))
+                        continue
+                    environment = worker_environment(cores, gpus[slot % len(gpus)] if gpus else None)
                     with (folder / "log.txt").open("ab") as log:
                         process = subprocess.Popen(
                             make_command(folder), stdout=log, stderr=log, env=environment, start_new_session=True
@@ -253,9 +264,11 @@ def resident_gb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
-def count_gpus() -> int:
-    """NVIDIA GPUs of this machine, without importing torch."""
+def visible_gpus() -> list[str]:
+    """GPUs that ``CUDA_VISIBLE_DEVICES`` leaves (the user's, SLURM's or Ray's choice), else all; without torch."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
     if shutil.which("nvidia-smi") is None:
-        return 0
+        return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return [str(n) for n in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]

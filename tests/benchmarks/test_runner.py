@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.plan import Cell
-from benchmarks.runner import Limits, exclusive, is_done, prepare, read_status, run_local
+from benchmarks.runner import Limits, exclusive, is_done, prepare, read_status, run_local, visible_gpus
 from zoo.errors import UserError
 
 GOOD = "import json, sys; json.dump({'metrics': {'image_auroc': 0.5}}, open(sys.argv[1] + '/metrics.json', 'w'))"
@@ -159,3 +159,19 @@ def test_cells_share_the_workers(tmp_path):
     assert time.monotonic() - start < 1.9  # one after the other would take two seconds
     assert [event[1] for event in events].count("done") == 4
     assert json.loads((tmp_path / "cells/slow--data--0/status.json").read_text())["fingerprint"] == "same"
+
+
+def test_ensemble_of_a_failed_member_is_not_made(tmp_path):
+    member = cell("half")
+    ensemble = cell("good")._replace(method="ensemble", needs=(member.name,))
+    programs = {"half": "raise ValueError('stopped')", "ensemble": GOOD}
+    failed, _ = run([member, ensemble], tmp_path, programs)
+    assert failed == [member.name, ensemble.name]
+    assert member.name in read_status(tmp_path / "cells" / ensemble.name)["reason"]
+
+
+def test_cells_get_only_the_gpus_that_were_left(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert visible_gpus() == ["3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []

@@ -139,6 +139,8 @@ def test_mistakes_are_told():
         poisson_blend(image.astype(np.uint8), image[:, :4, :4].astype(np.uint8), np.ones((4, 4), bool), (0, 0))
     with pytest.raises(ValueError, match="must lie in the image"):
         poisson_blend(image, image[:, :4, :4], np.ones((4, 4), bool), (6, 0))
+    with pytest.raises(ValueError, match="must lie in the image"):
+        poisson_blend(image, image[:, :4, :4], np.ones((4, 4), bool), (-5, 0))
     with pytest.raises(ValueError, match="needs sources"):
         synthesise(image, five_tasks()[0], np.random.default_rng(0))
     with pytest.raises(ValueError, match="not finite"):

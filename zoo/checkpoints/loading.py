@@ -47,7 +47,10 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
     ]
     if broken:
         raise UserError(f"{source}: {broken[0]} is no finite tensor ({len(broken)} such entries); the run went wrong")
-    model = load_class(checkpoint["uad_zoo"]["method"])(**checkpoint["hyper_parameters"])
+    try:
+        model = load_class(checkpoint["uad_zoo"]["method"])(**checkpoint["hyper_parameters"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: its header or arguments are not those of this version: {error}") from error
     with weights_follow():
         model.configure_model()
     model.on_load_checkpoint(checkpoint)

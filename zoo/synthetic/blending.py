@@ -43,7 +43,7 @@ def poisson_blend(
     target = image[(..., *box)]
     if not image.is_floating_point():
         raise ValueError(f"poisson_blend needs a floating image, found {image.dtype}")
-    if target.shape != source.shape or min(target.shape[-dims:]) < 3:
+    if target.shape != source.shape or min(target.shape[-dims:]) < 3 or min(int(c) for c in corner) < 0:
         raise ValueError(
             f"box {tuple(source.shape)} at {tuple(corner)} must lie in the image {tuple(image.shape)}, sides >= 3"
         )
