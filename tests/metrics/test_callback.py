@@ -70,3 +70,22 @@ def test_missing_masks_are_nan_and_missing_labels_an_error():
     assert results["image_auroc"] == 1.0
     assert np.isnan(results["pixel_ap"])
     assert "masks" in reasons[0]
+
+
+def test_slices_without_foreground_do_not_count() -> None:
+    from types import SimpleNamespace
+
+    rng = np.random.default_rng(0)
+    mask = np.zeros((4, 1, 8, 8, 8), bool)
+    foreground = mask.copy()
+    foreground[:, :, 2:6], mask[:, :, 3, 2:5, 2:5] = True, True
+    maps = torch.from_numpy((-200 + rng.standard_normal(mask.shape) + 20 * mask).astype(np.float32))
+    batch = {"image": maps, "label": torch.tensor([0, 1, 0, 1]), "mask": torch.from_numpy(mask)}
+    callback = AnomalyMetrics(foreground_only=True)
+    callback._collect(
+        SimpleNamespace(global_rank=0),
+        Prediction(maps.mean((1, 2, 3, 4)), maps),
+        batch | {"foreground": torch.from_numpy(foreground)},
+    )
+    results, _ = callback._compute(callback._items)
+    assert results["slice_auroc"] == 1

@@ -13,7 +13,7 @@ from zoo.metrics.streaming import StreamingPixelMetrics
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from(["normal", "ties", "tiny", "huge", "negative", "hot pixel", "constant"]),
+    st.sampled_from(["normal", "ties", "tiny", "huge", "negative", "coarse bins", "hot pixel", "constant"]),
     st.floats(0.01, 0.6),
 )
 def test_the_exact_value_lies_in_the_interval(seed, kind, share):
@@ -27,6 +27,7 @@ def test_the_exact_value_lies_in_the_interval(seed, kind, share):
         "tiny": 1e-30 * scores,
         "huge": 1e30 * scores,
         "negative": -200 + scores,
+        "coarse bins": 100 + 0.05 * scores,
         "hot pixel": np.where(np.arange(4000) == 0, 1e9, scores),
         "constant": np.zeros(4000),
     }[kind].astype(np.float32)
@@ -35,7 +36,7 @@ def test_the_exact_value_lies_in_the_interval(seed, kind, share):
         metric.update(torch.from_numpy(scores[part]), torch.from_numpy(labels[part]))
     exact = binary_summary(scores, labels)
     found = metric.compute()
-    for name in ("auroc", "average_precision"):
+    for name in ("auroc", "average_precision", "dice_at_fpr", "iou_at_fpr"):
         value, low, high = found[name]
         assert low - 1e-9 <= getattr(exact, name) <= high + 1e-9, (name, found[name])
         assert low - 1e-12 <= value <= high + 1e-12
@@ -67,6 +68,8 @@ def test_foreground_missing_class_and_bad_scores():
     assert np.isnan(one_class.compute()["auroc"].value)
     with pytest.raises(ValueError, match="1 of 2 scores"):
         metric.update(torch.tensor([0.1, float("nan")]), torch.tensor([True, False]))
+    with pytest.raises(ValueError, match="1 of 2 labels"):
+        metric.update(torch.tensor([0.1, 0.2]), torch.tensor([1, 2]))
 
 
 @pytest.mark.parametrize("kind", ["distances", "log-likelihoods", "unit range", "beyond one"])

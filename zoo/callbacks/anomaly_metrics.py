@@ -208,8 +208,9 @@ class AnomalyMetrics(Callback):
         if maps.ndim == 5:
             weight = np.ones_like(masks) if inside is None else inside
             flags = (masks & weight.astype(bool)).any(axis=(1, 3, 4))
+            filled = weight.any(axis=(1, 3, 4))  # a slice without foreground has no score
             means = (maps * weight).sum(axis=(1, 3, 4)) / np.maximum(weight.sum(axis=(1, 3, 4)), 1)
-            results |= {"slice_auroc": auroc(means, flags), "slice_ap": average_precision(means, flags)}
+            results |= {"slice_auroc": auroc(means, flags, filled), "slice_ap": average_precision(means, flags, filled)}
         return results, reasons
 
     def _streamed(self, stream: StreamingPixelMetrics) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Pixel metrics in constant memory, with a certified error interval."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -43,14 +44,16 @@ class StreamingPixelMetrics(Metric):
 
         Args:
             scores: any shape, finite; converted to float32.
-            labels: same shape, bool.
+            labels: same shape, 0/1 or bool.
             foreground: same shape, bool; elements outside are ignored.
 
         Raises:
-            ValueError: scores that are not finite, with their number.
+            ValueError: scores that are not finite, or labels neither 0 nor 1, with their number.
         """
         if foreground is not None:
-            scores, labels = scores[foreground], labels[foreground]
+            scores, labels = scores[foreground.bool()], labels[foreground.bool()]
+        if labels.dtype != torch.bool and (bad := int(((labels != 0) & (labels != 1)).sum())):
+            raise ValueError(f"{bad} of {labels.numel()} labels are neither 0 nor 1")
         scores = scores.detach().float().flatten()
         if bad := int((~torch.isfinite(scores)).sum()):
             raise ValueError(f"{bad} of {scores.numel()} scores are NaN or infinite: scores must be finite")
@@ -64,7 +67,8 @@ class StreamingPixelMetrics(Metric):
     def compute(self) -> dict[str, Certified]:
         """``auroc``, ``average_precision``, ``dice_at_fpr`` and ``iou_at_fpr``; nan where a class is missing.
 
-        Dice and IoU are those of the lowest bin edge that keeps the rate: a true threshold, hence exact for it.
+        The values of Dice and IoU are those of the lowest bin edge that keeps the rate; their intervals hold those of
+        the lowest threshold that keeps it, which may lie inside the next bin.
         """
         occupied = (self.positives + self.negatives > 0).nonzero().flatten().flip(0)  # from the highest score down
         hits, wrong = self.positives[occupied].double(), self.negatives[occupied].double()
@@ -79,20 +83,23 @@ class StreamingPixelMetrics(Metric):
             float((_bin_precision(before_hits, before_wrong, hits, wrong, place)).sum() / n)
             for place in (1.0, 0.5, 0.0)
         )
-        fixed = self._dice(before_hits + hits, before_wrong + wrong, n, m)
+        dice = self._dice(before_hits + hits, before_wrong + wrong)
         return {
             "auroc": Certified(float(sure + open_pairs / 2), float(sure), float(sure + open_pairs)),
             "average_precision": Certified(middle, low, high),
-            "dice_at_fpr": Certified(fixed, fixed, fixed),
-            "iou_at_fpr": Certified(*[fixed / (2 - fixed)] * 3),
+            "dice_at_fpr": dice,
+            "iou_at_fpr": Certified(*(figure / (2 - figure) for figure in dice)),
         }
 
-    def _dice(self, hits: Tensor, wrong: Tensor, n: Tensor, m: Tensor) -> float:
-        allowed = wrong <= self.fpr * m + 1e-9
-        if not allowed.any():
-            return 0.0
-        last = int(allowed.nonzero()[-1])
-        return float(2 * hits[last] / (hits[last] + wrong[last] + n))
+    def _dice(self, hits: Tensor, wrong: Tensor) -> Certified:
+        n, m = float(hits[-1]), float(wrong[-1])
+        allowed = math.floor(self.fpr * m + 1e-9)
+        kept = int((wrong <= allowed).sum())  # bins that may be called anomalous as a whole
+        hit, false = (float(hits[kept - 1]), float(wrong[kept - 1])) if kept else (0.0, 0.0)
+        if kept == len(hits):
+            return Certified(*[2 * hit / (hit + false + n)] * 3)
+        most = float(hits[kept])
+        return Certified(2 * hit / (hit + false + n), 2 * hit / (hit + allowed + n), 2 * most / (most + false + n))
 
 
 def _bin_precision(before_hits: Tensor, before_wrong: Tensor, hits: Tensor, wrong: Tensor, place: float) -> Tensor:
