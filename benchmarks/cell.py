@@ -19,8 +19,7 @@ def main(folder: Path) -> int:
     Returns:
         int: exit code.
     """
-    if sys.platform.startswith("linux"):  # a killed runner takes its workers along
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    die_with_parent()
     from zoo.errors import UserError
     from zoo.running import main as run
 
@@ -29,6 +28,12 @@ def main(folder: Path) -> int:
     except UserError as error:
         print(f"error: {error}")
         return 2
+
+
+def die_with_parent() -> None:
+    """A killed runner takes this process along, so that a second runner does not meet it (Linux only)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def gallery(folder: Path, count: int = 6) -> Any:

@@ -86,12 +86,12 @@ def main(argv: list[str] | None = None) -> int:
         return importlib.import_module(module).main(argv if with_name else argv[1:])
     except UserError as error:
         return _complain(str(error))
+    except BrokenPipeError:  # the reader, `head` for example, has had enough
+        return 0
     except OSError as error:
         if error.filename is None:
             raise
         return _complain(f"{error.filename}: {error.strerror or error}")
-    except BrokenPipeError:
-        return 0
     except SystemExit as error:  # argparse has told the mistake
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 2
     except KeyboardInterrupt:

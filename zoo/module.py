@@ -167,14 +167,14 @@ class AnomalyModule(LightningModule):
             wanted = " or ".join(f"{d}-D" for d in self.dims)
             raise UserError(f"{type(self).__name__} works on {wanted} images, the data are {len(self.image_size)}-D")
         self.hparams.update(image_size=self.image_size, in_channels=self.in_channels)
-        self.build()
-        self._built = True
         fitting = self._trainer is not None and self.trainer.state.fn == "fit" and self.trainer.world_size > 1
         if fitting and any(stage.kind == "collect" for stage in self.stages()):
             raise UserError(
                 f"{type(self).__name__} collects statistics, which several processes would each do for their part: set "
                 "trainer.devices 1"
             )
+        self.build()
+        self._built = True
 
     def _data_shape(self) -> tuple[int, ...] | None:
         if self._trainer is None:  # not attached to a trainer

@@ -121,12 +121,12 @@ def test_a_killed_runner_takes_its_workers_along(tmp_path):
     (tmp_path / "cell").mkdir()
     code = (
         "import ctypes, signal, sys, subprocess, time\n"
-        "worker = 'import ctypes, signal, time; ctypes.CDLL(None).prctl(1, signal.SIGKILL); "
+        "worker = 'import time; from benchmarks.cell import die_with_parent; die_with_parent(); "
         "print(1, flush=True); time.sleep(60)'\n"
         "p = subprocess.Popen([sys.executable, '-c', worker], start_new_session=True)\n"
         "print(p.pid, flush=True); time.sleep(60)"
     )
-    runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    runner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
     lines = {runner.stdout.readline().strip(), runner.stdout.readline().strip()}
     worker = max(int(line) for line in lines)
     runner.send_signal(signal.SIGKILL)

@@ -16,6 +16,8 @@ from zoo.errors import UserError
 from zoo.registry import methods
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+NOT_EXPORTED = {"vae", "ce_vae", "mae", "memmc_mae", "cutpaste", "patchcore", "denoising_ae", "statistical"}
+NOT_EXPORTED |= {"confidence_aware"}
 FAST = ["autoencoder", "fae", "padim", "multi_task"]
 
 
@@ -113,7 +115,9 @@ def test_every_method_exports_or_says_why_not(name):
     except UserError as error:
         reason = str(error)
         assert "cannot be exported" in reason or "scores with gradients" in reason
-        pytest.skip(reason)
+        assert name in NOT_EXPORTED
+    else:
+        assert name not in NOT_EXPORTED
 
 
 def test_exported_program_equals_torch():
