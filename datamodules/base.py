@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
@@ -129,6 +129,7 @@ class AnomalyDataModule(LightningDataModule):
         self.store: Store | None = None
         self._folder: Path | None = None
         self._predict: CachedImages | None = None
+        self._assigned: dict[str, frozenset[str]] = {}
 
     # ---- what a data set writes -----------------------------------------------------------------------------------
 
@@ -295,10 +296,42 @@ class AnomalyDataModule(LightningDataModule):
     def _positions(self, split: str) -> Array:
         """Positions in the store that belong to ``split``; anomalous slices never train or validate."""
         assert self.store is not None
-        wanted = np.array([record.split == split for record in self.records], bool)[self.store.record]
+        assigned = self._assigned.get(split)
+        splits = (split,) if assigned is None else ("train", "val")
+        wanted = np.array([record.split in splits for record in self.records], bool)[self.store.record]
         if split in ("train", "val"):
             wanted &= self.labels(np.arange(len(self.store))) == 0
-        return np.flatnonzero(wanted)
+        found = np.flatnonzero(wanted)
+        if assigned is not None:
+            found = found[[name in assigned for name in self._ids(self.store, self.records, found)]]
+        return found
+
+    @staticmethod
+    def _ids(store: Store, records: Sequence[Record], positions: Array) -> list[str]:
+        owners = [records[number].id for number in store.record[positions]]
+        return [o if s < 0 else f"{o}#{s:03d}" for o, s in zip(owners, store.slices[positions], strict=True)]
+
+    def healthy_groups(self) -> list[list[str]]:
+        """Ids of all healthy images to train on and to validate with, grouped by subject, in the order of the ids."""
+        self.setup()
+        assert self.store is not None
+        wanted = np.array([record.split in ("train", "val") for record in self.records], bool)[self.store.record]
+        positions = np.flatnonzero(wanted & (self.labels(np.arange(len(self.store))) == 0))
+        groups: dict[str, list[str]] = {}
+        for position, name in zip(positions, self._ids(self.store, self.records, positions), strict=True):
+            owner = self.records[self.store.record[position]]
+            groups.setdefault(owner.subject or owner.id, []).append(name)
+        return [sorted(group) for group in sorted(groups.values(), key=min)]
+
+    def assign(self, train: Iterable[str] | None = None, val: Iterable[str] | None = None) -> None:
+        """Train on and validate with these healthy images instead of the split's own, as cross-validation needs it.
+
+        Args:
+            train: ids of :meth:`healthy_groups`; None: the split's own again.
+            val: the same for validation.
+        """
+        given = {"train": train, "val": val}
+        self._assigned = {split: frozenset(ids) for split, ids in given.items() if ids is not None}
 
     def labels(self, positions: Array) -> Array:
         """Labels ``(n,)`` int64 of positions in the store, 1 = anomalous."""
@@ -309,8 +342,7 @@ class AnomalyDataModule(LightningDataModule):
 
     def _images(self, store: Store, records: Sequence[Record], positions: Array, labels: Array) -> CachedImages:
         owners = [records[number] for number in store.record[positions]]
-        slices = store.slices[positions]
-        ids = [o.id if s < 0 else f"{o.id}#{s:03d}" for o, s in zip(owners, slices, strict=True)]
+        ids = self._ids(store, records, positions)
         known = bool((store.has_mask[positions] | (labels == 0)).all()) and bool(store.has_mask.any())
         sources = [owner.image for owner in owners]
         subjects = [owner.subject for owner in owners]
