@@ -17,14 +17,14 @@ _BLOCK_ELEMENTS = 1 << 18
 
 
 class _Moments(NamedTuple):
-    """Terms of the similarity A1 A2 / (B1 B2) with the means that they are made of."""
+    """Factors of the similarity 4 a1 a2 / (b1 b2) with the means that they are made of."""
 
     mean_x: Tensor
     mean_y: Tensor
-    luminance: Tensor  # A1 = 2 mu_x mu_y + C1
-    structure: Tensor  # A2 = 2 sigma_xy + C2
-    luminance_norm: Tensor  # B1 = mu_x^2 + mu_y^2 + C1
-    structure_norm: Tensor  # B2 = sigma_x^2 + sigma_y^2 + C2
+    luminance: Tensor  # a1 = mu_x mu_y + C1 / 2
+    structure: Tensor  # a2 = sigma_xy + C2 / 2
+    luminance_norm: Tensor  # b1 = mu_x^2 + mu_y^2 + C1
+    structure_norm: Tensor  # b2 = sigma_x^2 + sigma_y^2 + C2
 
 
 def gaussian_window(size: int, sigma: float = _SIGMA) -> Tensor:
@@ -95,14 +95,14 @@ class _NegativeSSIM(torch.autograd.Function):
             if gradient is not None:
                 gradient[block] = _gradient(part_x, part_y, moments, similarity, kernel)
         if gradient is not None:
-            ctx.save_for_backward(gradient.mul_(-1.0 / x.numel()))
+            ctx.save_for_backward(gradient)
             ctx.dtype = x.dtype
         return (-total / x.numel()).float()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_outputs[0]).to(ctx.dtype), None, None, None
+        return (gradient * (-grad_outputs[0] / gradient.numel())).to(ctx.dtype), None, None, None
 
 
 def _check_pair(x: Tensor, y: Tensor) -> None:
@@ -123,37 +123,38 @@ def _pair(x: Tensor, y: Tensor, block: slice) -> tuple[Tensor, Tensor]:
     return x[block].float().contiguous(), y[block].float().contiguous()
 
 
-def _blur(stack: Tensor, kernel: Tensor) -> Tensor:
-    channels = stack.shape[1]
+def _blur(x: Tensor, kernel: Tensor) -> Tensor:
+    channels = x.shape[1]
     weight = kernel.expand(channels, 1, *kernel.shape)
-    return F.conv2d(stack, weight, padding=kernel.shape[-1] // 2, groups=channels)
+    return F.conv2d(x, weight, padding=kernel.shape[-1] // 2, groups=channels)
 
 
 def _moments(x: Tensor, y: Tensor, kernel: Tensor, data_range: float) -> _Moments:
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    mean_x, mean_y, squares, product = _blur(torch.cat([x, y, x * x + y * y, x * y], dim=1), kernel).chunk(4, dim=1)
+    mean_x, mean_y = _blur(x, kernel), _blur(y, kernel)
+    squares, product = _blur(torch.addcmul(x * x, y, y), kernel), _blur(x * y, kernel)
     means_product = mean_x * mean_y
-    means_squares = mean_x * mean_x + mean_y * mean_y
+    means_squares = torch.addcmul(mean_x * mean_x, mean_y, mean_y)
     return _Moments(
         mean_x,
         mean_y,
-        2 * means_product + c1,
-        2 * (product - means_product) + c2,
+        means_product + c1 / 2,
+        (product - means_product).add_(c2 / 2),
         means_squares + c1,
-        squares - means_squares + c2,
+        (squares - means_squares).add_(c2),
     )
 
 
 def _similarity(m: _Moments) -> Tensor:
-    return (m.luminance * m.structure) / (m.luminance_norm * m.structure_norm)
+    return (m.luminance * m.structure).mul_(4).div_(m.luminance_norm * m.structure_norm)
 
 
 def _gradient(x: Tensor, y: Tensor, m: _Moments, similarity: Tensor, kernel: Tensor) -> Tensor:
     """Gradient of the summed similarity with respect to ``x``; the symmetric window is its own adjoint."""
-    inverse = 1.0 / (m.luminance_norm * m.structure_norm)
-    by_product = 2 * m.luminance * inverse
-    by_squares = -similarity / m.structure_norm
-    by_mean = 2 * m.mean_y * (m.structure - m.luminance) * inverse
-    by_mean -= 2 * m.mean_x * similarity * (m.structure_norm - m.luminance_norm) * inverse
-    mean, squares, product = _blur(torch.cat([by_mean, by_squares, by_product], dim=1), kernel).chunk(3, dim=1)
-    return mean + 2 * x * squares + y * product
+    inverse = 4 / (m.luminance_norm * m.structure_norm)
+    by_product = m.luminance * inverse
+    by_squares = (similarity / m.structure_norm).mul_(-2)
+    by_mean = (m.structure - m.luminance) * m.mean_y
+    by_mean.addcmul_(m.mean_x, (m.luminance_norm - m.structure_norm) * similarity, value=0.5).mul_(inverse)
+    gradient = torch.addcmul(_blur(by_mean, kernel), x, _blur(by_squares, kernel))
+    return gradient.addcmul_(y, _blur(by_product, kernel))
