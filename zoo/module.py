@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
@@ -94,6 +95,7 @@ class AnomalyModule(LightningModule):
         self._built = False
         self._plan: list[_Span] = []
         self._limits: tuple[int, int] | None = None
+        self._withheld: int | float | None = None  # the trainer's limit_val_batches while there is nothing to validate
         self._batch_seed: int | None = None
 
     # ---- what a method writes -------------------------------------------------------------------------------------
@@ -246,15 +248,26 @@ class AnomalyModule(LightningModule):
         """Seed the batch."""
         assert self._batch_seed is not None
         torch.manual_seed((self._batch_seed * 1_000_003 + self._batch_number) % 2**63)
+        self._allow_validation()
         return None
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
-        """Stop after the last stage."""
+        """Stop after the last stage; skip validation while a collecting stage is to come or has not finished."""
         if self._plan and self._batch_number >= self._plan[-1].end - 1:
             self.trainer.should_stop = True
+        collected = max((span.end for span in self._plan if span.stage.kind == "collect"), default=0)
+        if self._batch_number < collected - 1:
+            if self._batch_number == 0 and self.trainer.enable_validation and collected > self.trainer.val_check_batch:
+                rank_zero_info(f"{type(self).__name__} is validated once all its statistics have been collected")
+            self._withheld, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
+
+    def _allow_validation(self) -> None:
+        if self._withheld is not None:
+            self.trainer.limit_val_batches, self._withheld = self._withheld, None
 
     def on_fit_end(self) -> None:
         """Give the trainer its own limits back."""
+        self._allow_validation()
         if self._limits is not None:
             self.trainer.fit_loop.max_epochs, self.trainer.fit_loop.epoch_loop.max_steps = self._limits
             self._limits = None

@@ -1,0 +1,117 @@
+"""Reverse distillation: a decoder rebuilds the teacher's features from a narrow embedding; where it fails is anomalous.
+
+Deng & Li 2022, "Anomaly detection via reverse distillation from one-class embedding" (arXiv 2201.10703).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import UserError
+from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.features import FeatureExtractor
+from zoo.nn.mirrored_resnet import MirroredResNet
+from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.residual import cosine_map
+from zoo.scoring.smoothing import gaussian_blur
+
+
+class ReverseDistillation(AnomalyModule):
+    """Reverse distillation (RD4AD).
+
+    Images in [0, 1], 1 or 3 channels. The student's batch norms need batches of at least 8 images.
+
+    Args:
+        image_size: (H, W) in pixels, multiples of twice the last layer's stride (32 with the defaults).
+        in_channels: 1 or 3.
+        backbone: a timm ResNet, the teacher; the student is built from the same kind of blocks.
+        layers: its stages that are rebuilt, successive ones of ``layer1`` to ``layer4``.
+        weights: of the teacher: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
+        smoothing: standard deviation in pixels of the Gaussian filter on the map.
+        score: pooling of the map to the image score.
+        score_fraction: share of pixels that ``top_q`` averages.
+        lr: learning rate of Adam.
+        betas: of Adam.
+    """
+
+    reference = {
+        "title": "Anomaly Detection via Reverse Distillation from One-Class Embedding",
+        "venue": "CVPR",
+        "year": 2022,
+        "url": "https://arxiv.org/abs/2201.10703",
+    }
+    tiny = {"image_size": 32, "backbone": "resnet18", "layers": ("layer1", "layer2"), "weights": "random"}
+
+    teacher: FeatureExtractor
+    student: MirroredResNet
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        backbone: str = "wide_resnet50_2",
+        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
+        weights: str = "imagenet",
+        smoothing: float = 4.0,
+        score: PoolingRule = "max",
+        score_fraction: float = 0.1,
+        lr: float = 5e-3,
+        betas: tuple[float, float] = (0.5, 0.999),
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create the teacher and the student that mirrors it.
+
+        Raises:
+            UserError: a backbone that is no ResNet, layers that do not follow each other, or an unfit image size.
+        """
+        hp = self.hparams
+        layers = tuple(hp["layers"])
+        known = ("layer1", "layer2", "layer3", "layer4")
+        if not layers or layers not in [known[low : low + len(layers)] for low in range(4)]:
+            raise UserError(f"layers {layers}: reverse distillation needs successive ones of layer1 to layer4")
+        self.teacher = FeatureExtractor(hp["backbone"], layers, weights=hp["weights"], in_channels=self.in_channels)
+        multiple = 2 * self.teacher.strides[-1]
+        if any(side % multiple for side in self.image_size):
+            raise UserError(
+                f"image_size {self.image_size}: reverse distillation needs sides that are multiples of {multiple}"
+            )
+        stages: list[Any] = [self.teacher.backbone.get_submodule(name) for name in (*layers, "layer4")]
+        first = stages[0][0]
+        if not hasattr(first, "conv2"):
+            raise UserError(f"backbone {hp['backbone']}: reverse distillation mirrors ResNets, for example resnet18")
+        self.student = MirroredResNet(
+            self.teacher.channels,
+            inner_share=first.conv2.out_channels / self.teacher.channels[0],
+            bottleneck=hasattr(first, "conv3"),
+            depths=tuple(len(stage) for stage in stages[:-1]),
+            embedding_depth=len(stages[-1]),
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum over the layers of 1 - cosine of the whole maps, each flattened to one vector an image."""
+        taught = self.teacher(batch["image"])
+        pairs = zip(taught, self.student(taught), strict=True)
+        cosines = [F.cosine_similarity(a.float().flatten(1), b.float().flatten(1)) for a, b in pairs]
+        loss = torch.stack([(1 - cosine).mean() for cosine in cosines]).sum()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with a constant rate over the student."""
+        return torch.optim.Adam(self.student.parameters(), lr=self.hparams["lr"], betas=tuple(self.hparams["betas"]))
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Sum over the layers of 1 - cosine at every place, each resized to the image; smoothed."""
+        taught = self.teacher(image)
+        size = image.shape[2:]
+        maps = [
+            F.interpolate(cosine_map(a, b), size=size, mode="bilinear", align_corners=True)
+            for a, b in zip(taught, self.student(taught), strict=True)
+        ]
+        anomaly_map = gaussian_blur(torch.stack(maps).sum(dim=0), self.hparams["smoothing"])
+        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)

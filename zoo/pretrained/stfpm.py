@@ -1,0 +1,104 @@
+"""Student-teacher feature pyramid matching: where a student trained on healthy images fails to follow its teacher.
+
+Wang et al. 2021, "Student-teacher feature pyramid matching for anomaly detection" (arXiv 2103.04257).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.features import FeatureExtractor
+from zoo.scoring.pooling import PoolingRule, pool_map
+
+
+class STFPM(AnomalyModule):
+    """Student-teacher feature pyramid matching (STFPM).
+
+    Images in [0, 1], 1 or 3 channels. The student has the teacher's architecture and starts from random weights; its
+    batch norms use batch statistics in training.
+
+    Args:
+        image_size: (H, W) in pixels.
+        in_channels: 1 or 3.
+        backbone: a timm model, of teacher and student.
+        layers: its layers that are compared.
+        weights: of the teacher: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
+        score: pooling of the map to the image score.
+        score_fraction: share of pixels that ``top_q`` averages.
+        lr: learning rate of SGD; high, because the features that the loss compares have length 1.
+        momentum: of SGD.
+        weight_decay: of SGD.
+    """
+
+    reference = {
+        "title": "Student-Teacher Feature Pyramid Matching for Anomaly Detection",
+        "venue": "BMVC",
+        "year": 2021,
+        "url": "https://arxiv.org/abs/2103.04257",
+    }
+    tiny = {"image_size": 32, "layers": ("layer1", "layer2"), "weights": "random"}
+
+    teacher: FeatureExtractor
+    student: FeatureExtractor
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        backbone: str = "resnet18",
+        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
+        weights: str = "imagenet",
+        score: PoolingRule = "max",
+        score_fraction: float = 0.1,
+        lr: float = 0.4,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create teacher and student."""
+        hp = self.hparams
+        layers = tuple(hp["layers"])
+        self.teacher = FeatureExtractor(hp["backbone"], layers, weights=hp["weights"], in_channels=self.in_channels)
+        self.student = FeatureExtractor(
+            hp["backbone"],
+            layers,
+            weights="random",
+            statistics="batch",
+            in_channels=self.in_channels,
+            differentiable=True,
+        )
+        self.student.requires_grad_(True)
+
+    def distances(self, image: Tensor) -> list[Tensor]:
+        """Half the squared distance of the unit vectors at every place, of each layer: float32 ``(B, 1, h, w)``."""
+        return [
+            0.5 * (_unit(taught) - _unit(learnt)).square().sum(dim=1, keepdim=True)
+            for taught, learnt in zip(self.teacher(image), self.student(image), strict=True)
+        ]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum over the layers of the mean distance."""
+        loss = torch.stack([distance.mean() for distance in self.distances(batch["image"])]).sum()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with a constant rate over the student."""
+        hp = self.hparams
+        return torch.optim.SGD(
+            self.student.parameters(), lr=hp["lr"], momentum=hp["momentum"], weight_decay=hp["weight_decay"]
+        )
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Product of the layers' distances, each resized to the image."""
+        maps = [F.interpolate(values, size=image.shape[2:], mode="bilinear") for values in self.distances(image)]
+        anomaly_map = torch.stack(maps).prod(dim=0)
+        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=1)
