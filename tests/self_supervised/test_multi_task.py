@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 
 import zoo
+from datamodules import Folder
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, position_encoding
-from zoo.self_supervised.multi_task import MultiTaskUNet, lr_factor, sample_fold, task_folds
+from zoo.self_supervised.multi_task import MultiTaskUNet, lr_factor
+from zoo.synthetic.folds import sample_fold, task_folds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multitask"
 
@@ -105,23 +107,64 @@ def test_learning_rates():
             assert run["base_lr"] * lr_factor(int(step), 100, 0.1 ** (1 / 8000)) == pytest.approx(rate, rel=1e-9)
 
 
-def test_only_the_folds_samples_train(image_folder, quiet_trainer):
-    from datamodules import Folder
+class Watched(MultiTaskUNet):
+    """Notes the images that get anomalies, and the number of images that blends may take from."""
 
-    seen = []
+    def _make_anomalies(self, batch, tasks, rng, split):
+        self.seen = [*getattr(self, "seen", []), (split, tasks, batch["image"].clone())]
+        self.pool = {**getattr(self, "pool", {}), split: len(self._sources(split, batch["image"].numpy())[0])}
+        return super()._make_anomalies(batch, tasks, rng, split)
 
-    class Watched(MultiTaskUNet):
-        def _make_anomalies(self, batch, tasks, rng):
-            if self.training:
-                seen.append((len(batch["image"]), tasks))
-            return super()._make_anomalies(batch, tasks, rng)
 
-    model = Watched(depth=3, width=4, positions=2, num_train_tasks=2, fold=3)
+@pytest.mark.parametrize(("number", "fold", "train_tasks"), [(1, 2, (2,)), (2, 3, (0, 4)), (4, 0, (0, 1, 2, 3))])
+def test_only_the_folds_samples_train_and_the_others_validate(number, fold, train_tasks, image_folder, quiet_trainer):
+    model = Watched(depth=3, width=4, positions=2, num_train_tasks=number, fold=fold)
     data = Folder(root=str(image_folder), image_size=32, batch_size=4)
+    groups = data.healthy_groups()
+    own = len(data.dataset("train")), len(data.dataset("val"))
+    assert len(groups) == sum(own) == 10
     quiet_trainer(max_epochs=1).fit(model, data)
-    count = len(data.dataset("train"))
-    assert sum(size for size, _ in seen) == len(sample_fold(count, 2, 3)[0])
-    assert {tasks for _, tasks in seen} == {(0, 4)}
+    assert (len(data.dataset("train")), len(data.dataset("val"))) == own, "the DataModule's division is given back"
+    data.assign(train=[name for group in groups for name in group])
+    images = {
+        batch["id"][0]: batch["image"] for batch in map(data.dataset("train").__getitems__, ([k] for k in range(10)))
+    }
+    for split, part in zip(("train", "val"), sample_fold(10, number, fold), strict=True):
+        wanted = torch.cat([images[name] for index in part for name in groups[index]])
+        found = torch.cat([image for where, _, image in model.seen if where == split])
+        assert sorted(found.mean((1, 2, 3)).tolist()) == sorted(wanted.mean((1, 2, 3)).tolist())
+        assert model.pool[split] == len(part), "blends take patches from the whole part"
+    assert {tasks for split, tasks, _ in model.seen if split == "train"} == {train_tasks}
+    assert {tasks for split, tasks, _ in model.seen if split == "val"} == {tuple(set(range(5)) - set(train_tasks))}
+
+
+def test_validation_anomalies_are_fixed_or_fresh(image_folder, quiet_trainer):
+    for seeded in (True, False):
+        model = Watched(depth=3, width=4, positions=2, seeded_validation=seeded)
+        made = []
+        original = model._make_anomalies
+        model._make_anomalies = lambda *a, original=original, made=made: made.append(original(*a)) or made[-1]
+        data = Folder(root=str(image_folder), image_size=32, batch_size=20)
+        quiet_trainer(max_epochs=2).fit(model, data)
+        first, second = [labels for (split, *_), (_, labels) in zip(model.seen, made, strict=True) if split == "val"]
+        assert torch.equal(first, second) is seeded
+
+
+def test_patches_train_and_cover_the_image(image_folder, quiet_trainer):
+    """Images of 40 pixels, which cannot be halved four times, in patches of 32."""
+    model = MultiTaskUNet(depth=4, width=4, positions=2, patch_size=(32, 32))
+    data = Folder(root=str(image_folder), image_size=40, batch_size=4)
+    quiet_trainer(max_steps=2).fit(model, data)
+    image = torch.rand(2, 1, 40, 40)
+    model.eval()
+    with torch.no_grad():
+        found = model.raw_output(image)
+        corners = model.network(model._normalised(image)[:, :, 8:, :32], (8, 0))
+    assert found.shape == (2, 1, 40, 40)
+    assert torch.allclose(found[:, :, 32:, :8], corners[:, :, 24:, :8], atol=1e-6), "only one patch lies there"
+    whole = MultiTaskUNet(depth=4, width=4, positions=2)
+    with pytest.raises(UserError, match="multiples of 16"):
+        quiet_trainer(max_steps=1).fit(whole, data)
 
 
 def test_labels_are_learnt():
@@ -134,7 +177,7 @@ def test_labels_are_learnt():
     batch = {"image": images}
     configured = model.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    altered, label = model._make_anomalies(batch, (2, 3, 4), rng)
+    altered, label = model._make_anomalies(batch, (2, 3, 4), rng, "train")
     for _ in range(160):
         loss = F.mse_loss(model.network(altered), label)
         optimizer.zero_grad()

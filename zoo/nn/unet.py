@@ -4,6 +4,7 @@ Encoder stages of two units each, strided convolutions instead of pooling; a bot
 concatenate the skip and apply two units. Unit = convolution 3, instance norm, GELU.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,6 +56,7 @@ class UNet(nn.Module):
 
     Args:
         image_size: ``(*S)``, multiples of ``2 ** depth`` with more than one pixel left at the bottom.
+        patch_size: ``(*S)`` of the parts that images are shown in (:func:`in_patches`); then these must be divisible.
         in_channels: image channels.
         depth: number of halvings, P in the paper: 6 for films, 4 for brains.
         width: channels of the first stage; doubled with each halving.
@@ -75,6 +77,7 @@ class UNet(nn.Module):
         image_size: Sequence[int],
         in_channels: int = 1,
         *,
+        patch_size: Sequence[int] | None = None,
         depth: int = 6,
         width: int = 32,
         max_width: int = 512,
@@ -83,12 +86,8 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        dims, unit = len(image_size), 2**depth
-        if any(side % unit for side in image_size) or all(side == unit for side in image_size):
-            raise UserError(
-                f"image size {tuple(image_size)}: a U-Net of depth {depth} needs multiples of {unit}, one of them "
-                "larger; set data.image_size or model.depth"
-            )
+        dims = len(image_size)
+        check_size(tuple(image_size if patch_size is None else patch_size), depth)
         widths = [min(width * 2**level, max_width) for level in range(depth + 1)]
         encoding = torch.from_numpy(position_encoding(image_size, positions)).float() if positions else torch.empty(0)
         self.register_buffer("positions", encoding, persistent=False)
@@ -114,15 +113,22 @@ class UNet(nn.Module):
         self.dropout = dropout
         self.mode = "bilinear" if dims == 2 else "trilinear"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, *S)`` to the unbounded ``(B, out_channels, *S)``; drops channels in training, or while sampling."""
+    def forward(self, x: Tensor, corner: Sequence[int] | None = None) -> Tensor:
+        """``(B, C, *S)`` to the unbounded ``(B, out_channels, *S)``; drops channels in training, or while sampling.
+
+        Args:
+            x: images, or patches of them.
+            corner: where in the image the patches begin; None: whole images.
+
+        Raises:
+            UserError: a size that cannot be halved so often, or another one than the positions were made for.
+        """
+        check_size(tuple(x.shape[2:]), len(self.encoder) - 1)
+        positions = self._positions_of(x, corner)
         skips: list[Tensor] = []
         for k, stage in enumerate(self.encoder):
             first, second = stage.children()
-            if k == 0 and self.positions.numel():
-                x = second(first.with_constant(x, self.positions.to(x.dtype)))  # type: ignore[operator]
-            else:
-                x = second(first(x))
+            x = second(first(x) if k or positions is None else first.with_constant(x, positions))  # type: ignore[operator]
             if self.dropout and k >= len(self.encoder) - 2 and (self.training or self.sampling):
                 x = self._drop_channels(x)
             skips.append(x)
@@ -133,11 +139,65 @@ class UNet(nn.Module):
             x = second(first(torch.cat([x, skips.pop()], dim=1)))
         return self.heads[-1](x)
 
+    def _positions_of(self, x: Tensor, corner: Sequence[int] | None) -> Tensor | None:
+        if not self.positions.numel():
+            return None
+        whole, size = tuple(self.positions.shape[1:]), tuple(x.shape[2:])
+        start = (0,) * len(size) if corner is None else tuple(corner)
+        fits = all(a >= 0 and a + n <= m for a, n, m in zip(start, size, whole, strict=True))
+        if not fits or (corner is None and size != whole):
+            raise UserError(f"image size {size}: this U-Net knows the positions of images of {whole}; give that size")
+        inside = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+        return self.positions[(slice(None), *inside)].to(x.dtype)
+
     def _drop_channels(self, x: Tensor) -> Tensor:
         """Drop channels: of each image by itself in training, the same of all images while sampling."""
         images = 1 if self.sampling else len(x)
         kept = torch.rand(images, x.shape[1], *[1] * (x.dim() - 2), device=x.device) >= self.dropout
         return x * (kept / (1 - self.dropout)).to(x.dtype)
+
+
+def check_size(size: tuple[int, ...], depth: int) -> None:
+    """Refuse sizes that a U-Net cannot work on.
+
+    Raises:
+        UserError: a side that cannot be halved ``depth`` times, or a single pixel at the bottom, which instance norm
+            cannot normalise.
+    """
+    unit = 2**depth
+    if any(side % unit for side in size) or all(side == unit for side in size):
+        raise UserError(
+            f"image size {size}: a U-Net of depth {depth} needs multiples of {unit}, one of them larger; set "
+            "data.image_size or model.depth"
+        )
+
+
+def in_patches(network: UNet, image: Tensor, patch_size: Sequence[int]) -> Tensor:
+    """The network's output where images are too large for one pass: mean over patches that overlap by half at least.
+
+    Args:
+        network: made with ``patch_size``.
+        image: ``(B, C, *S)``.
+        patch_size: ``(*S)``, no side larger than the image's.
+
+    Returns:
+        Tensor: float32 ``(B, out_channels, *S)``.
+    """
+    axes = []
+    for side, patch in zip(image.shape[2:], patch_size, strict=True):
+        count = 1 if side == patch else 1 + -(-2 * (side - patch) // patch)
+        axes.append([round(start) for start in np.linspace(0, side - patch, count).tolist()])
+    total: Tensor | None = None
+    hits = torch.zeros(image.shape[2:], device=image.device)
+    for corner in itertools.product(*axes):
+        box = tuple(slice(start, start + n) for start, n in zip(corner, patch_size, strict=True))
+        output = network(image[(..., *box)], corner).float()
+        if total is None:
+            total = output.new_zeros(*output.shape[:2], *image.shape[2:])
+        total[(..., *box)] += output
+        hits[box] += 1
+    assert total is not None
+    return total / hits
 
 
 def position_encoding(image_size: Sequence[int], features: int = 32, scale: float = 12.0) -> np.ndarray:

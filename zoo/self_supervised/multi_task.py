@@ -6,10 +6,8 @@ A U-Net learns to segment anomalies that five tasks put into healthy images. Som
 model is kept when it finds anomalies of kinds it has not seen. The paper averages the models of all folds (`ensemble`).
 """
 
-import itertools
 import logging
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.checkpoints.many_tasks import arguments_of, original_tensors, own_tensors
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction
-from zoo.nn.unet import UNet
+from zoo.nn.unet import UNet, in_patches
 from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.synthetic import anomaly_label, synthesise
-from zoo.synthetic.sources import read_sources
-from zoo.synthetic.tasks import five_tasks
+from zoo.synthetic.folds import sample_fold, task_folds
+from zoo.synthetic.shapes import box_of
+from zoo.synthetic.sources import ImagesOfSplit, read_sources, read_volumes
+from zoo.synthetic.tasks import TASK_NAMES, Sources, five_tasks
 
-NUM_TASKS = 5
 _log = logging.getLogger(__name__)
 
 
@@ -39,13 +39,20 @@ class MultiTaskUNet(AnomalyModule):
         in_channels: image channels.
         num_train_tasks: tasks that train, 1 to 4; the others validate.
         fold: which of the combinations of tasks, in lexicographic order: 5, 10, 10 and 5 of them.
-        hold_out_samples: train on the fold's part of the healthy images only, as published; False trains on all.
+        hold_out_samples: divide the DataModule's healthy images (of training and validation) into five parts, train on
+            those of the training tasks and validate on the others, as published; parts hold whole subjects, the
+            published ones single images. False: the DataModule's own division for all folds.
+        seeded_validation: the validation anomalies are the same in every epoch, so that the criterion does not jitter;
+            False draws new ones, as published.
+        patch_size: train on random patches of this size and predict with overlapping ones; None: whole images, as
+            published. Anomalies are made in the whole image; the patches of a batch lie at the same place.
         depth: halvings: 6 for films, 4 for brains.
         width: channels of the first stage.
         max_width: largest number of channels: 512 for films, 320 for brains.
         positions: random Fourier features of the position.
-        other_images: folder of images of another kind for the inter-data-set blend (the paper: ImageNet for films, MOOD
-            abdomens for brains). None: patches come from the own images, inverted, so that the task stays foreign.
+        other_images: folder of images of another kind for the inter-data-set blend, of which a random half is used: the
+            paper's are ImageNet for films and MOOD abdomens (``.nii.gz``) for brains. None: patches come from the own
+            images, inverted, so that the task stays foreign.
         max_push: largest displacement of sink and source in pixels: 10 for films, 5 for brains.
         intensity_scale: of the smooth intensity task, for images in [-1, 1].
         label_sigma: change that is half an anomaly, for images in [-1, 1].
@@ -80,6 +87,8 @@ class MultiTaskUNet(AnomalyModule):
         num_train_tasks: int = 4,
         fold: int = 0,
         hold_out_samples: bool = True,
+        seeded_validation: bool = True,
+        patch_size: tuple[int, ...] | None = None,
         depth: int = 6,
         width: int = 32,
         max_width: int = 512,
@@ -101,8 +110,17 @@ class MultiTaskUNet(AnomalyModule):
         count = len(task_folds(num_train_tasks))
         if not 0 <= fold < count:
             raise UserError(f"model.fold must be 0 to {count - 1} with num_train_tasks {num_train_tasks}, found {fold}")
-        self._train_ids: set[str] | None = None
-        self._others: np.ndarray | None = None
+        self._splits: dict[str, Any] = {}
+        self._others: tuple[Sources, Sources | None] | None = None
+
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Tasks of the fold, which no validation of this model may use."""
+        return tuple(TASK_NAMES[task] for task in self._tasks[0])
+
+    @property
+    def _tasks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return task_folds(self.hparams["num_train_tasks"])[self.hparams["fold"]]
 
     def build(self) -> None:
         """Create the U-Net and settle the range of the images."""
@@ -110,73 +128,97 @@ class MultiTaskUNet(AnomalyModule):
         if self.hparams["value_range"] is None and getattr(data, "stored_range", (0.0, 1.0)) is None:
             self.hparams["value_range"] = (-1.0, 1.0)
         self.settle_value_range()
-        names = ("depth", "width", "max_width", "positions")
+        names = ("patch_size", "depth", "width", "max_width", "positions")
         self.network = UNet(self.image_size, self.in_channels, **{name: self.hparams[name] for name in names})
 
-    def on_fit_start(self) -> None:
-        """Find the fold's part of the training images, and the images of the other data set."""
-        super().on_fit_start()
+    def setup(self, stage: str) -> None:
+        """Give the DataModule the fold's division of the healthy images, and take the sources of blends from it."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        if self.hparams["hold_out_samples"] and hasattr(data, "dataset"):
-            ids = sorted(data.dataset("train").ids)
-            chosen = sample_fold(len(ids), self.hparams["num_train_tasks"], self.hparams["fold"])[0]
-            self._train_ids = {ids[number] for number in chosen}
-        if self.hparams["other_images"] is not None:
-            self._others = read_sources(Path(self.hparams["other_images"]), self.image_size, self.in_channels)
+        if stage not in ("fit", "validate") or not hasattr(data, "healthy_groups"):
+            return
+        if self.hparams["hold_out_samples"]:
+            groups = data.healthy_groups()
+            parts = sample_fold(len(groups), self.hparams["num_train_tasks"], self.hparams["fold"])
+            data.assign(*([name for number in part for name in groups[number]] for part in parts))
+        self._splits = {split: data.dataset(split) for split in ("train", "val")}
+
+    def teardown(self, stage: str) -> None:
+        """Give the DataModule its own division back."""
+        if self._splits:
+            self._splits = {}
+            self.trainer.datamodule.assign()  # type: ignore[attr-defined]
 
     def _normalised(self, image: Tensor) -> Tensor:
         return 2 * self.to_unit_range(image) - 1
 
-    def _make_anomalies(self, batch: Batch, tasks: tuple[int, ...], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _sources(self, split: str, images: np.ndarray) -> tuple[Sources, Sources, Sources | None, Sources | None]:
+        """What blends take patches from, in [-1, 1]: all images of the split (without one, of the batch) for the intra
+        blend, those of the other data set for the inter blend; and the foreground of both, if it counts."""
+        data, others = self._splits.get(split), self._foreign_images()
+        if data is None:
+            return images, -images if others is None else others[0], None, None
+        own = ImagesOfSplit(data, lambda batch: self._normalised(batch["image"]))
+        inside = (
+            ImagesOfSplit(data, lambda batch: batch["foreground"][:, 0]) if self.hparams["use_foreground"] else None
+        )
+        if others is not None:
+            return own, others[0], inside, others[1]
+        return own, ImagesOfSplit(data, lambda batch: -self._normalised(batch["image"])), inside, inside
+
+    def _foreign_images(self) -> tuple[Sources, Sources | None] | None:
+        if self.hparams["other_images"] is not None and self._others is None:
+            folder = Path(self.hparams["other_images"])
+            if len(self.image_size) == 3:
+                self._others = read_volumes(folder, self.in_channels, share=0.5)
+            else:
+                self._others = read_sources(folder, self.image_size, self.in_channels, share=0.5), None
+        return self._others
+
+    def _make_anomalies(
+        self, batch: Batch, tasks: tuple[int, ...], rng: np.random.Generator, split: str
+    ) -> tuple[Tensor, Tensor]:
         """Altered images ``(B, C, *S)`` in [-1, 1] and labels ``(B, 1, *S)``; each image has a generator of its own."""
         images = self._normalised(batch["image"]).cpu().numpy()
         foreground = batch["foreground"][:, 0].cpu().numpy() if self.hparams["use_foreground"] else None
         kinds = five_tasks(self.hparams["max_push"], self.hparams["intensity_scale"])
-        others = -images if self._others is None else self._others
+        own, others, inside, others_inside = self._sources(split, images)
         altered, labels = np.empty_like(images), np.empty_like(images[:, :1])
         for number, one in enumerate(rng.spawn(len(images))):
-            image = images[number]
-            own = None if foreground is None else foreground[number]
+            image, place = images[number], None if foreground is None else foreground[number]
             if self.hparams["flip"] and one.random() < 0.5:
-                image = image[..., ::-1].copy()
-                own = None if own is None else own[..., ::-1]
+                image, place = image[..., ::-1].copy(), None if place is None else place[..., ::-1]
             task = int(one.choice(tasks))
-            sources, source_foreground = (others, None) if task == 1 else (images, foreground)
+            sources, source_foreground = (others, others_inside) if task == 1 else (own, inside)
             altered[number], mask = synthesise(
-                image, kinds[task], one, sources=sources, foreground=own, source_foreground=source_foreground
+                image, kinds[task], one, sources=sources, foreground=place, source_foreground=source_foreground
             )
             labels[number, 0] = anomaly_label(altered[number], image, mask, self.hparams["label_sigma"])
         device = batch["image"].device
         return torch.from_numpy(altered).to(device), torch.from_numpy(labels).to(device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error between the raw output and the label of the altered images."""
-        if self._train_ids is not None:
-            kept = [number for number, name in enumerate(batch["id"]) if name in self._train_ids]
-            if not kept:
-                return None
-            batch = {key: batch[key][kept] for key in ("image", "foreground") if key in batch}
         rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        tasks = task_folds(self.hparams["num_train_tasks"])[self.hparams["fold"]][0]
-        altered, label = self._make_anomalies(batch, tasks, rng)
-        loss = F.mse_loss(self.network(altered).float(), label)
+        altered, label = self._make_anomalies(batch, self._tasks[0], rng, "train")
+        corner, patch_size = None, self.hparams["patch_size"]
+        if patch_size is not None:
+            corner = [int(rng.integers(n - patch + 1)) for n, patch in zip(self.image_size, patch_size, strict=True)]
+            box = (slice(None), slice(None), *box_of(corner, patch_size))
+            altered, label = altered[box], label[box]
+        loss = F.mse_loss(self.network(altered, corner).float(), label)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
-        """Predict, and log the published criterion: error on healthy images plus error on the held-out tasks.
-
-        The anomalies are the same in every epoch, unlike the original's; so the criterion does not jitter.
-        """
-        healthy = batch["label"] == 0
+        """Predict, and log the published criterion: error on healthy images plus error on the held-out tasks."""
+        healthy, output = batch["label"] == 0, self.raw_output(batch["image"])
         if healthy.any():
             part: Batch = {key: batch[key][healthy] for key in ("image", "foreground") if key in batch}
-            tasks = task_folds(self.hparams["num_train_tasks"])[self.hparams["fold"]][1]
-            altered, label = self._make_anomalies(part, tasks, np.random.default_rng([42, batch_idx]))
-            on_healthy = self.network(self._normalised(part["image"])).float().square().mean()
-            loss = on_healthy + F.mse_loss(self.network(altered).float(), label)
+            seed = [42, batch_idx] if self.hparams["seeded_validation"] else int(torch.randint(2**62, ()))
+            altered, label = self._make_anomalies(part, self._tasks[1], np.random.default_rng(seed), "val")
+            loss = output[healthy].square().mean() + F.mse_loss(self._output(altered), label)
             self.log("val/loss", loss, batch_size=len(label))
-        return self(batch["image"])
+        return self._prediction(output)
 
     def configure_optimizers(self) -> Any:
         """AdamW without weight decay; linear warm-up, then exponential decay to a twentieth, per step."""
@@ -189,17 +231,25 @@ class MultiTaskUNet(AnomalyModule):
 
     def raw_output(self, image: Tensor) -> Tensor:
         """The network's unbounded ``(B, 1, *S)`` output, which ensembles average."""
-        return self.network(self._normalised(image)).float()
+        return self._output(self._normalised(image))
+
+    def _output(self, normalised: Tensor) -> Tensor:
+        if self.hparams["patch_size"] is None:
+            return self.network(normalised).float()
+        return in_patches(self.network, normalised, self.hparams["patch_size"])
+
+    def _prediction(self, output: Tensor) -> Prediction:
+        anomaly_map = output.clamp(0, 1)
+        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
 
     def predict_anomaly(self, image: Tensor) -> Prediction:
         """Map: output clipped to [0, 1]; score: its mean by default."""
-        anomaly_map = self.raw_output(image).clamp(0, 1)
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
+        return self._prediction(self.raw_output(image))
 
     @staticmethod
     def recognises(checkpoint: Mapping[str, Any]) -> bool:
         """True for files of the authors' code: their names of the U-Net's tensors, at the top or one level down."""
-        return "conv_blocks_context.0.blocks.0.conv.weight" in _tensors(checkpoint)
+        return bool(original_tensors(checkpoint))
 
     @classmethod
     def from_original(cls, checkpoint: Mapping[str, Any], **init_args: Any) -> Self:
@@ -214,52 +264,12 @@ class MultiTaskUNet(AnomalyModule):
         """
         from zoo.checkpoints.transfer import transfer
 
-        tensors = {_own_name(key): value for key, value in _tensors(checkpoint).items()}
-        first = tensors["network.encoder.0.0.conv.weight"]
-        dims, depth = first.dim() - 2, sum(key.startswith("network.heads.") for key in tensors)
-        channels = init_args.get("in_channels", 1)
-        found = {
-            "image_size": (256, 256) if dims == 2 else (80, 112, 80),
-            "in_channels": channels,
-            "depth": depth,
-            "width": first.shape[0],
-            "max_width": max(value.shape[0] for key, value in tensors.items() if key.endswith("conv.weight")),
-            "positions": (first.shape[1] - channels - dims) // 2,
-            "value_range": (-1.0, 1.0),
-        }
+        tensors = own_tensors(checkpoint)
+        found = arguments_of(tensors, init_args.get("in_channels", 1))
         model = cls(**{**found, **init_args})
         model.configure_model()
-        bottom = f"network.encoder.{depth}."
-        tensors = {key.replace(f"{bottom}.", bottom): value for key, value in tensors.items()}
         _log.info("many-tasks checkpoint: %s", transfer(model, tensors))
         return model
-
-
-def task_folds(num_train_tasks: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Training and validation tasks of every fold, in lexicographic order.
-
-    Raises:
-        UserError: a number outside 1 to 4.
-    """
-    if not 1 <= num_train_tasks < NUM_TASKS:
-        raise UserError(f"model.num_train_tasks must be 1 to {NUM_TASKS - 1}, found {num_train_tasks}")
-    everything = range(NUM_TASKS)
-    return [
-        (train, tuple(task for task in everything if task not in train))
-        for train in itertools.combinations(everything, num_train_tasks)
-    ]
-
-
-def sample_fold(count: int, num_train_tasks: int, fold: int) -> tuple[list[int], list[int]]:
-    """Training and validation samples of a fold: part i of five contiguous ones belongs to task i.
-
-    The parts of the training tasks train, unless the others are strictly more: then the sides (not the tasks) swap.
-    """
-    parts = np.array_split(np.arange(count), NUM_TASKS)
-    train, validation = (
-        [int(number) for task in tasks for number in parts[task]] for tasks in task_folds(num_train_tasks)[fold]
-    )
-    return (validation, train) if len(validation) > len(train) else (train, validation)
 
 
 def lr_factor(step: int, warmup_steps: int, decay: float) -> float:
@@ -268,19 +278,3 @@ def lr_factor(step: int, warmup_steps: int, decay: float) -> float:
         return 0.01 + 0.99 * step / warmup_steps
     steps = step - warmup_steps
     return decay**steps if steps < int(math.log(0.05) / math.log(decay)) else 0.05
-
-
-def _tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict: the file itself or the first dictionary in it with the U-Net's names."""
-    for candidate in (checkpoint, *[value for value in checkpoint.values() if isinstance(value, Mapping)]):
-        named = {str(key).removeprefix("module."): value for key, value in candidate.items()}
-        if "conv_blocks_context.0.blocks.0.conv.weight" in named:
-            return named
-    return {}
-
-
-def _own_name(key: str) -> str:
-    key = re.sub(r"^conv_blocks_localization\.(\d+)\.(\d+)\.blocks\.0\.", r"network.decoder.\1.\2.", key)
-    key = re.sub(r"^conv_blocks_context\.(\d+)\.(\d+)\.blocks\.0\.", r"network.encoder.\1.\2.", key)
-    key = re.sub(r"^conv_blocks_context\.(\d+)\.blocks\.(\d+)\.", r"network.encoder.\1.\2.", key)
-    return re.sub(r"^seg_outputs\.", "network.heads.", key).replace(".instnorm.", ".norm.")

@@ -13,6 +13,15 @@ from zoo.synthetic.patches import draw_patch
 from zoo.synthetic.shapes import Shape, box_of, draw_shape, place
 
 Array = NDArray[Any]
+TASK_NAMES = ("intra_blend", "inter_blend", "sink", "source", "smooth_intensity")
+
+
+class Sources(Protocol):
+    """Images or foregrounds by number: an array, or a data set that is read when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Array: ...
 
 
 class Context(NamedTuple):
@@ -23,8 +32,8 @@ class Context(NamedTuple):
         foreground: ``(N, *S)`` bool of the sources, or None.
     """
 
-    sources: Array
-    foreground: Array | None = None
+    sources: Sources
+    foreground: Sources | None = None
 
 
 class Task(Protocol):
@@ -139,9 +148,9 @@ def synthesise(
     task: Task,
     rng: np.random.Generator,
     *,
-    sources: Array | None = None,
+    sources: Sources | None = None,
     foreground: Array | None = None,
-    source_foreground: Array | None = None,
+    source_foreground: Sources | None = None,
     most: int = 4,
 ) -> tuple[Array, Array]:
     """Put one to ``most`` anomalies of one task into a healthy image; each further one with probability 1/2.
