@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.checkpoints.loading import fetch
 from zoo.checkpoints.reading import read_checkpoint, read_tensors
+from zoo.checkpoints.sources import fetch
 from zoo.errors import UserError
 
 

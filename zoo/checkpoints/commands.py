@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _import(arguments: argparse.Namespace) -> int:
     from zoo.checkpoints.importing import import_checkpoint
-    from zoo.checkpoints.loading import fetch
     from zoo.checkpoints.saving import save_checkpoint
+    from zoo.checkpoints.sources import fetch
 
     log = logging.getLogger("zoo")  # tells which tensors were filled, new or ignored
     log.setLevel(logging.INFO)

@@ -3,14 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.checkpoints.reading import read_tensors
 from zoo.errors import UserError
+from zoo.nn.backbone_weights import fill_backbone, imagenet_backbone
 
 Statistics = Literal["frozen", "batch"]
 Normalisation = Literal["imagenet", "centre", "none"]
@@ -42,11 +42,15 @@ class FeatureExtractor(nn.Module):
     What the backbone computes after the last of ``layers`` is cut away. Parameter names are the backbone's own
     (torchvision's for ResNets and VGGs) below ``backbone.``.
 
+    A vision transformer's patch tokens become a map of one place a patch, its class and register tokens are left out;
+    images whose sides are no multiples of the patch are resized to the nearest ones.
+
     Args:
-        backbone: name of a convolutional timm model, for example ``resnet18`` or ``wide_resnet50_2``.
-        layers: module paths in it, for example ``("layer1", "layer2")`` or ``("features.1",)``; ``layer0`` is the stem
-            of a ResNet including its max-pool.
-        weights: ``imagenet`` (downloaded by timm), ``random``, or the path of a state dict of torchvision or timm.
+        backbone: name of a timm model, for example ``resnet18`` or ``vit_small_patch14_dinov2``.
+        layers: module paths in it, for example ``("layer1", "layer2")``, ``("features.1",)`` or ``("norm",)``;
+            ``layer0`` is the stem of a ResNet including its max-pool.
+        weights: ``imagenet`` (those that timm has for this name), ``random``, or a state dict of torchvision or timm: a
+            path, ``https://``, ``hf://owner/repository/file`` or ``wandb://``.
         statistics: ``frozen`` keeps batch norms in evaluation mode under any ``train()``; ``batch`` lets them follow
             the module's mode, so that training uses batch statistics and moves the running ones.
         normalisation: of images in [0, 1]: ``imagenet`` mean and deviation, ``centre`` to [-1, 1], or ``none``.
@@ -85,11 +89,14 @@ class FeatureExtractor(nn.Module):
             if path not in known:
                 top = ", ".join(name for name, _ in self.backbone.named_children())
                 raise UserError(f"backbone {backbone} has no layer '{layer}'; its top-level layers: {top}")
-        maps = self._prune()
+        embedding: Any = getattr(self.backbone, "patch_embed", None)
+        self.patch: tuple[int, ...] = (1, 1) if embedding is None else tuple(embedding.patch_size)
+        side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
+        maps = self._prune(side)
         self.channels = tuple(values.shape[1] for values in maps)
-        self.strides = tuple(_PROBE_SIDE // values.shape[-1] for values in maps)
+        self.strides = tuple(side // values.shape[-1] for values in maps)
         if weights not in ("imagenet", "random") and not _weights_follow.get():
-            _load(self.backbone, Path(weights), backbone)
+            fill_backbone(self.backbone, weights, backbone)
         self.requires_grad_(False)
         self.train(self.training)
 
@@ -106,6 +113,11 @@ class FeatureExtractor(nn.Module):
         elif self.normalisation == "imagenet":
             mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
             image = (image - mean) / std
+        sides = tuple(
+            max(1, round(side / patch)) * patch for side, patch in zip(image.shape[2:], self.patch, strict=True)
+        )
+        if sides != tuple(image.shape[2:]):
+            image = F.interpolate(image, size=sides, mode="bilinear", antialias=True)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             return self._run(image)
 
@@ -123,10 +135,17 @@ class FeatureExtractor(nn.Module):
                 hooks.callback(self.backbone.get_submodule(path).register_forward_hook(keep).remove)
             hooks.enter_context(contextlib.suppress(_AllFound))
             self.backbone.forward_features(image)  # type: ignore[operator]  # every timm model has it
-        return [found[path] for path in self.layers]
+        rows, columns = (side // patch for side, patch in zip(image.shape[2:], self.patch, strict=True))
+        return [self._as_map(found[path], rows, columns) for path in self.layers]
+
+    def _as_map(self, values: Tensor, rows: int, columns: int) -> Tensor:
+        """Tokens ``(B, prefix + rows * columns, K)`` as a map; maps as they are."""
+        if values.ndim != 3:
+            return values
+        return values[:, values.shape[1] - rows * columns :].mT.unflatten(2, (rows, columns))
 
     @torch.no_grad()
-    def _prune(self) -> list[Tensor]:
+    def _prune(self, side: int) -> list[Tensor]:
         """Replace what does not lead to the layers by identities; returns the maps of a blank probe image."""
         self.backbone.eval()
         needed: set[str] = set()
@@ -137,7 +156,7 @@ class FeatureExtractor(nn.Module):
                     needed.add(path)
 
                 hooks.callback(module.register_forward_hook(note).remove)
-            maps = self._run(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))
+            maps = self._run(torch.zeros(1, 3, side, side))
         leaves = [path for path, module in self.backbone.named_modules() if not any(module.children())]
         for path in leaves:
             if path not in needed:
@@ -152,31 +171,13 @@ def _create(backbone: str, weights: str) -> nn.Module:
     if not timm.is_model(backbone):
         close = timm.list_models(f"*{backbone}*")[:3] or timm.list_models(f"{backbone[:4]}*")[:3]
         raise UserError(f"timm has no model '{backbone}'; nearest: {', '.join(close) or 'none'}")
+    transformer = timm.model_entrypoint(backbone).__module__.endswith(".vision_transformer")
+    options: Any = {"dynamic_img_size": True} if transformer else {}
     if weights == "imagenet" and not _weights_follow.get():
-        try:
-            return timm.create_model(backbone, pretrained=True, num_classes=0)
-        except Exception as error:  # the hub client raises dozens of types when it is offline
-            raise UserError(
-                f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}): copy a torchvision or "
-                "timm state dict (.pth or .safetensors) to this machine and give its path as weights, or weights=random"
-            ) from error
-    model: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+        return imagenet_backbone(backbone, **options)
+    model: Any = timm.create_model(backbone, pretrained=False, num_classes=0, **options)
     for module in model.modules():
         # timm zeroes the last norm of residual blocks, which would leave a random network's blocks without effect
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
             nn.init.ones_(module.weight)
     return model
-
-
-def _load(model: nn.Module, path: Path, backbone: str) -> None:
-    tensors = read_tensors(path)
-    missing = [key for key in model.state_dict() if key not in tensors and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise UserError(
-            f"{path}: no state dict of {backbone}: {len(missing)} tensors are missing, for example {missing[0]}; "
-            "expected the names of torchvision or timm"
-        )
-    try:
-        model.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"{path}: tensors do not fit {backbone}: {str(error).splitlines()[-1].strip()}") from error
