@@ -19,7 +19,7 @@ from zoo.metrics.functional import (
     expected_calibration_error,
     partial_auroc,
     pixel_summary,
-    region_weights,
+    region_sizes,
     sensitivity_at_specificity,
     summary_of_parts,
 )
@@ -83,9 +83,8 @@ def test_scores_outside_the_unit_interval_need_no_sigmoid(kind: str) -> None:
 def test_parts_equal_the_whole() -> None:
     rng = np.random.default_rng(1)
     maps, masks = rng.integers(0, 30, (6, 1, 12, 12)).astype(np.float32), rng.random((6, 1, 12, 12)) < 0.2
-    weights, regions = region_weights(masks)
     parts = [np.sort(maps[i : i + 2][~masks[i : i + 2]]) for i in (0, 2, 4)]
-    found, whole = summary_of_parts(maps[masks], weights / regions, parts), pixel_summary(maps, masks)
+    found, whole = summary_of_parts(maps[masks], *region_sizes(masks), parts), pixel_summary(maps, masks)
     np.testing.assert_allclose(found.binary, whole.binary, atol=1e-12)
     np.testing.assert_allclose(found.binary, binary_summary(maps, masks), atol=1e-12)
     assert found.aupro == pytest.approx(aupro(maps, masks), abs=1e-12)

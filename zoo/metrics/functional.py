@@ -7,23 +7,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-Array = NDArray[Any]
-
-
-class BinarySummary(NamedTuple):
-    """All threshold-free and best-threshold metrics of one sort."""
-
-    auroc: float
-    average_precision: float
-    dice_at_fpr: float
-    iou_at_fpr: float
-    threshold_at_fpr: float
-    best_dice: float
-    best_iou: float
-    best_threshold: float
+from zoo.metrics.ranking import (
+    ALONE,
+    Array,
+    BinarySummary,
+    Processes,
+    Ranks,
+    area_to,
+    at_rate,
+    rank,
+    split,
+    summary,
+)
 
 
 class PixelSummary(NamedTuple):
@@ -31,15 +28,6 @@ class PixelSummary(NamedTuple):
 
     binary: BinarySummary
     aupro: float
-
-
-class _Sorted(NamedTuple):
-    positives: Array  # distinct, descending
-    tp: Array  # positives at or above each of them
-    fp: Array  # negatives at or above
-    above: Array  # negatives strictly above
-    negatives: Sequence[Array]  # parts, each ascending
-    size: int  # of all parts
 
 
 def _numpy(values: Any) -> Array:
@@ -50,83 +38,23 @@ def _numpy(values: Any) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _checked(scores: Any, labels: Any, foreground: Any) -> tuple[Array, Array]:
+def _checked(scores: Any, labels: Any, foreground: Any) -> tuple[Array, Array, Array | None]:
+    """Flat scores, labels and foreground; views wherever the input allows it."""
     scores, labels = _numpy(scores), _numpy(labels)
-    if scores.shape != labels.shape:
-        raise ValueError(f"scores have shape {scores.shape}, labels {labels.shape}: they must agree")
-    if foreground is not None:
-        inside = _numpy(foreground).astype(bool)
-        scores, labels = scores[inside], labels[inside]
-    scores, labels = scores.ravel(), labels.ravel()
-    if scores.dtype.kind == "f" and (bad := scores.size - int(np.isfinite(scores).sum())):
-        raise ValueError(f"{bad} of {scores.size} scores are NaN or infinite: scores must be finite")
-    if labels.dtype != bool:
-        if bad := int(((labels != 0) & (labels != 1)).sum()):
-            raise ValueError(f"{bad} of {labels.size} labels are neither 0 nor 1")
-        labels = labels.astype(bool)
-    return scores, labels
+    inside = None if foreground is None else _numpy(foreground)
+    for name, array in (("labels", labels), ("foreground", inside)):
+        if array is not None and array.shape != scores.shape:
+            raise ValueError(f"scores have shape {scores.shape}, {name} {array.shape}: they must agree")
+    inside = None if inside is None else inside.astype(bool, copy=False).ravel()
+    return scores.ravel(), _binary(labels).ravel(), inside
 
 
-def _split(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """Positives and negatives, sorted; in place, for the memory's sake."""
-    hits, negatives = scores[labels], scores[~labels]
-    hits.sort()
-    negatives.sort()
-    return hits, negatives
-
-
-def _rank(hits: Array, parts: Sequence[Array]) -> _Sorted | None:
-    size = sum(part.size for part in parts)
-    if not size or not hits.size:
-        return None
-    first = np.flatnonzero(np.concatenate(([True], hits[1:] != hits[:-1])))
-    values = hits[first]
-    fp, above = _false_positives(parts, values)
-    return _Sorted(values[::-1], (hits.size - first)[::-1], fp[::-1], above[::-1], parts, size)
-
-
-def _false_positives(parts: Sequence[Array], values: Array) -> tuple[Array, Array]:
-    """Negatives at or above each value, and strictly above; counts add over parts."""
-    fp, above = np.zeros(values.size, np.int64), np.zeros(values.size, np.int64)
-    for part in parts:
-        fp += part.size - np.searchsorted(part, values, "left")
-        above += part.size - np.searchsorted(part, values, "right")
-    return fp, above
-
-
-def _at_rate(ranks: _Sorted, fpr: float) -> tuple[int, int, float]:
-    """True and false positives at the lowest threshold that keeps the rate, and that threshold."""
-    allowed = int(np.floor(fpr * ranks.size + 1e-9))
-    if allowed >= ranks.size:
-        lowest = min(float(part[0]) for part in ranks.negatives if part.size)
-        return int(ranks.tp[-1]), ranks.size, min(lowest, float(ranks.positives[-1]))
-    # every score above the first forbidden negative may be called anomalous
-    top = np.concatenate([part[-(allowed + 1) :] for part in ranks.negatives])
-    top.partition(top.size - 1 - allowed)
-    barrier = top[top.size - 1 - allowed]
-    over = top[top > barrier]
-    accepted = int((ranks.positives > barrier).sum())
-    hit = int(ranks.tp[accepted - 1]) if accepted else 0
-    limits = [float(over.min())] if over.size else []
-    limits += [float(ranks.positives[accepted - 1])] if accepted else []
-    return hit, int(over.size), min(limits, default=float("inf"))
-
-
-def _summary(ranks: _Sorted | None, fpr: float) -> BinarySummary:
-    if ranks is None:
-        return BinarySummary(*(float("nan"),) * 8)
-    total, n = int(ranks.tp[-1]), ranks.size
-    gained = np.diff(ranks.tp, prepend=0)
-    area = float((gained * (2.0 * n - ranks.fp - ranks.above)).sum()) / (2.0 * total * n)
-    precision = float((gained * (ranks.tp / (ranks.tp + ranks.fp))).sum()) / total
-    dice = 2.0 * ranks.tp / (ranks.tp + ranks.fp + total)
-    best = int(dice.argmax())
-    hit, wrong, limit = _at_rate(ranks, fpr)
-    fixed = 2.0 * hit / (hit + wrong + total)
-    top = float(dice[best])
-    return BinarySummary(
-        area, precision, fixed, fixed / (2 - fixed), limit, top, top / (2 - top), float(ranks.positives[best])
-    )
+def _binary(labels: Array) -> Array:
+    if labels.dtype == bool:
+        return labels
+    if bad := labels.size - int((labels == 0).sum()) - int((labels == 1).sum()):
+        raise ValueError(f"{bad} of {labels.size} labels are neither 0 nor 1")
+    return labels.view(bool) if labels.dtype.itemsize == 1 else labels.astype(bool)
 
 
 def binary_summary(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any = None) -> BinarySummary:
@@ -144,8 +72,13 @@ def binary_summary(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any 
     Raises:
         ValueError: shapes differ, scores not finite, labels not binary.
     """
-    hits, negatives = _split(*_checked(scores, labels, foreground))
-    return _summary(_rank(hits, [negatives]), fpr)
+    return summary(_ranks(scores, labels, foreground), fpr)
+
+
+def _ranks(scores: Any, labels: Any, foreground: Any) -> Ranks | None:
+    hits, negatives = split(*_checked(scores, labels, foreground))
+    hits.sort()
+    return rank(hits, [negatives])
 
 
 def auroc(scores: Any, labels: Any, foreground: Any = None) -> float:
@@ -183,10 +116,11 @@ def partial_auroc(scores: Any, labels: Any, max_fpr: float, foreground: Any = No
 
     ``max_fpr`` in (0, 1]; the other arguments as in :func:`binary_summary`.
     """
-    hits, negatives = _split(*_checked(scores, labels, foreground))
-    if not hits.size or not negatives.size:
+    ranks = _ranks(scores, labels, foreground)
+    if ranks is None:
         return float("nan")
-    area = max_fpr * _area_to(hits[::-1], np.full(hits.size, 1 / hits.size), [negatives], max_fpr)
+    total = int(ranks.tp[-1])
+    area = max_fpr * area_to(ranks, np.full(total, 1 / total), max_fpr)
     chance = max_fpr**2 / 2
     return 0.5 * (1 + (area - chance) / (max_fpr - chance))
 
@@ -195,12 +129,11 @@ def sensitivity_at_specificity(
     scores: Any, labels: Any, specificity: float = 0.95, foreground: Any = None
 ) -> tuple[float, float]:
     """Largest sensitivity at a specificity of at least ``specificity``, and its threshold (score >= threshold)."""
-    hits, negatives = _split(*_checked(scores, labels, foreground))
-    ranks = _rank(hits, [negatives])
+    ranks = _ranks(scores, labels, foreground)
     if ranks is None:
         return float("nan"), float("nan")
-    hit, _, threshold = _at_rate(ranks, 1 - specificity)
-    return hit / hits.size, threshold
+    hit, _, threshold = at_rate(ranks, 1 - specificity)
+    return hit / int(ranks.tp[-1]), threshold
 
 
 def expected_calibration_error(probabilities: Any, labels: Any, bins: int = 15, foreground: Any = None) -> float:
@@ -215,8 +148,10 @@ def expected_calibration_error(probabilities: Any, labels: Any, bins: int = 15, 
     Raises:
         ValueError: also for values outside [0, 1], with their number: anomaly scores are no probabilities.
     """
-    values, truth = _checked(probabilities, labels, foreground)
-    if bad := int(((values < 0) | (values > 1)).sum()):
+    values, truth, inside = _checked(probabilities, labels, foreground)
+    if inside is not None:
+        values, truth = values[inside], truth[inside]
+    if bad := values.size - int(((values >= 0) & (values <= 1)).sum()):
         raise ValueError(f"{bad} of {values.size} values are outside [0, 1]: calibration needs probabilities")
     if not values.size:
         return float("nan")
@@ -241,64 +176,53 @@ def pixel_summary(
     maps: Any, masks: Any, fpr: float = 0.05, fpr_limit: float = 0.3, foreground: Any = None
 ) -> PixelSummary:
     """:func:`binary_summary` and :func:`aupro` from one sort; arguments as there."""
-    maps, masks = _numpy(maps), _numpy(masks)
-    scores, labels = _checked(maps, masks, foreground)
-    truth = masks.astype(bool, copy=False)
+    maps, masks = _numpy(maps), _binary(_numpy(masks))
+    hits, negatives = split(*_checked(maps, masks, foreground))
     if foreground is not None:
-        truth = truth & _numpy(foreground).astype(bool)
-    weights, regions = region_weights(truth)
-    return summary_of_parts(scores[labels], weights / max(regions, 1), [_split(scores, labels)[1]], fpr, fpr_limit)
+        masks = masks & _numpy(foreground).astype(bool, copy=False)
+    return summary_of_parts(hits, *region_sizes(masks), [negatives], fpr, fpr_limit)
 
 
-def region_weights(truth: Array) -> tuple[Array, int]:
-    """One over the size of its region for each true pixel (in memory order), and the number of regions.
+def region_sizes(masks: Array) -> tuple[Array, int]:
+    """Size of its region for each true pixel (int32, in memory order), and the number of regions.
 
-    ``truth`` is ``(B, *S)`` bool; regions are fully connected and do not cross images.
+    ``masks`` is ``(B, *S)`` bool; regions are fully connected and do not cross images.
     """
-    structure = np.zeros((3,) * truth.ndim, dtype=bool)
+    structure = np.zeros((3,) * masks.ndim, dtype=bool)
     structure[1] = True  # no links between images
-    step = max(1, (1 << 22) // max(truth[0].size, 1)) if len(truth) else 1  # bounds the memory of the labels
-    weights, regions = [np.zeros(0)], 0
-    for start in range(0, len(truth), step):
-        part = truth[start : start + step]
+    step = max(1, (1 << 22) // max(masks[0].size, 1)) if len(masks) else 1  # bounds the memory of the labels
+    sizes, regions = [np.zeros(0, np.int32)], 0
+    for start in range(0, len(masks), step):
+        part = masks[start : start + step]
+        part = part[part.reshape(len(part), -1).any(1)]
         labelled, count = ndimage.label(part, structure)
         numbers = labelled[part]
-        weights.append(1.0 / np.bincount(numbers, minlength=count + 1)[numbers])
+        sizes.append(np.bincount(numbers, minlength=count + 1)[numbers].astype(np.int32))
         regions += count
-    return np.concatenate(weights), regions
+    return np.concatenate(sizes), regions
 
 
 def summary_of_parts(
-    positives: Array, weights: Array, negatives: Sequence[Array], fpr: float = 0.05, fpr_limit: float = 0.3
+    hits: Array,
+    sizes: Array,
+    regions: int,
+    negatives: Sequence[Array],
+    fpr: float = 0.05,
+    fpr_limit: float = 0.3,
+    processes: Processes = ALONE,
 ) -> PixelSummary:
     """Metrics from what is left of pixels that came in parts.
 
     Args:
-        positives: ``(p,)`` scores.
-        weights: ``(p,)``, one over (regions times size of the pixel's region).
-        negatives: scores, each part sorted.
+        hits: ``(p,)`` scores of the positives of all processes.
+        sizes: ``(p,)``, size of the pixel's region.
+        regions: number of regions.
+        negatives: scores of the negatives of this process, each part sorted.
         fpr: as in :func:`binary_summary`.
         fpr_limit: as in :func:`aupro`.
+        processes: how counts of negatives add up.
     """
-    order = np.argsort(positives, kind="stable")
-    hits = positives[order]
-    ranks = _rank(hits, negatives)
-    area = float("nan") if ranks is None else _area_to(hits[::-1], weights[order][::-1], negatives, fpr_limit)
-    return PixelSummary(_summary(ranks, fpr), area)
-
-
-def _area_to(hits: Array, weights: Array, negatives: Sequence[Array], limit: float) -> float:
-    """Mean height, up to a false-positive rate, of the ROC curve of weighted positives (descending)."""
-    overlap = np.cumsum(weights)
-    last = np.flatnonzero(np.concatenate((hits[1:] != hits[:-1], [True])))
-    n = sum(part.size for part in negatives)
-    fp, above = _false_positives(negatives, hits[last][::-1])
-    rates = np.concatenate(([0.0], np.stack((above[::-1] / n, fp[::-1] / n), 1).ravel(), [1.0]))
-    overlaps = np.concatenate(([0.0], overlap[last]))
-    heights = np.concatenate(([0.0], np.stack((overlaps[:-1], overlaps[1:]), 1).ravel(), [1.0]))
-    cut = int(np.searchsorted(rates, limit, "right"))
-    if cut < rates.size:
-        share = (limit - rates[cut - 1]) / (rates[cut] - rates[cut - 1])
-        edge = heights[cut - 1] + share * (heights[cut] - heights[cut - 1])
-        rates, heights = np.append(rates[:cut], limit), np.append(heights[:cut], edge)
-    return float((np.diff(rates) * (heights[1:] + heights[:-1])).sum() / 2 / limit)
+    order = np.argsort(hits)
+    ranks = rank(hits[order], negatives, processes)
+    area = float("nan") if ranks is None else area_to(ranks, 1.0 / (sizes[order[::-1]] * float(regions)), fpr_limit)
+    return PixelSummary(summary(ranks, fpr), area)
