@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from zoo.synthetic.blending import poisson_blend
-from zoo.synthetic.deformation import deform, push_bounds, push_factor, sink_map, source_map
+from zoo.synthetic.deformation import moved_pixels, push_bounds, push_factor, sink_map, source_map, warp
 from zoo.synthetic.intensity import shift_intensity
 from zoo.synthetic.labels import anomaly_label
-from zoo.synthetic.patches import footprint, take
+from zoo.synthetic.patches import Patch, footprint, needed_by_blend, take
 from zoo.synthetic.shapes import Shape, box_of, make_shape
-from zoo.synthetic.tasks import _bounds, blend
+from zoo.synthetic.tasks import Anomaly, Blend, Context, Shift, Warp, apply_anomalies
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multitask"
 
@@ -97,7 +97,8 @@ def test_deformations(prefix):
             assert push_factor(push, distance) == pytest.approx(float(case[f"{key}_factor"]), rel=1e-9)
         mapping = (sink_map if "sink" in variant else source_map)(shape, centre, float(case[f"{key}_factor"]))
         assert largest(mapping, case[f"{key}_mapping"]) <= tolerance * 10
-        assert largest(deform(patch, mapping), case[f"{key}_patch"]) <= tolerance
+        pixels, positions = moved_pixels(shape, centre, float(case[f"{key}_factor"]), "sink" in variant)
+        assert largest(warp(patch, pixels, positions), case[f"{key}_patch"]) <= tolerance
 
 
 def test_labels():
@@ -135,26 +136,21 @@ def recorded_draws(case):
     return groups
 
 
-def replay(name, image, shape, corner, draws, sources):
-    """One anomaly of a whole task with its recorded draws."""
-    box = (slice(None), *box_of(corner, shape.mask.shape))
+def replay(name, shape, draws, size, sources):
+    """The operation of one anomaly of a whole task, of its recorded draws."""
     values = [draw["value"] for draw in draws]
     dims = shape.mask.ndim
     if name == "blend":
         angles = dims * (dims - 1) // 2
-        source, scale = sources[values[0]], values[1 + angles + 1]
-        region = footprint(shape.mask.shape, values[1 : 1 + angles], scale, source.shape[1:])
-        return blend(image, shape.mask, corner, take(source, region, values[-1], shape.mask.shape), True)
-    altered = image.copy()
+        source, scale = values[0], values[1 + angles + 1]
+        region = footprint(shape.mask.shape, values[1 : 1 + angles], scale, sources.shape[2:])
+        return Blend(Patch(source, region, np.array(values[-1])))
     if name == "intensity":
-        ramp, amount = min(image.shape[1:]) * (0.02 + values[0]), (0.1 + values[1]) * np.array(values[2])
-        altered[box] = shift_intensity(image[box], shape.mask, ramp, amount, *_bounds(image))
-        return altered, shape.mask
+        return Shift(min(size) * (0.02 + values[0]), (0.1 + values[1]) * np.array(values[2]))
     centre = np.argwhere(shape.mask)[values[0]]
     largest_push = 10 if dims == 2 else 5
     factor = push_factor(values[1], push_bounds(shape.mask, centre, 0.5, largest_push)[2])
-    altered[box] = deform(image[box], (sink_map if name == "sink" else source_map)(shape, centre, factor))
-    return altered, shape.mask
+    return Warp(centre, factor, name == "sink")
 
 
 @pytest.mark.parametrize("name", ["blend", "sink", "source", "intensity"])
@@ -170,9 +166,10 @@ def test_whole_tasks(name, dims):
         for number, draws in enumerate(recorded_draws(case)):
             one = {key: case[f"{number}_{key}"] for key in ("kind", "shape_size", "trans_matrix", "mask", "corner")}
             shape = Shape(str(one["kind"]), one["shape_size"], one["trans_matrix"], one["mask"])
-            image, mask = replay(name, image, shape, one["corner"], draws, data["sources"])
-            assert np.array_equal(mask, case[f"{number}_mask_after"])
-            union[box_of(one["corner"], mask.shape)] |= mask
+            anomaly = Anomaly(shape, one["corner"], replay(name, shape, draws, image.shape[1:], data["sources"]))
+            image, mask = apply_anomalies(image, [anomaly], Context(data["sources"]))
+            assert np.array_equal(mask[box_of(one["corner"], shape.mask.shape)], case[f"{number}_mask_after"])
+            union |= mask
         tolerance = 1e-9 if dims == 2 else 2e-6  # 3-D mappings of the original are float32
         assert largest(image - data["sample"], case["delta"]) <= tolerance
         assert largest(anomaly_label(image, data["sample"], union, 0.2), case["label"]) <= 10 * tolerance

@@ -1,6 +1,10 @@
-"""Poisson blending (Pérez et al., SIGGRAPH 2003) as an exact solve in a sine basis, in any dimension, batched."""
+"""Poisson blending (Pérez et al., SIGGRAPH 2003) as an exact solve in a sine basis, in any dimension, batched.
 
-from collections.abc import Callable, Sequence
+What is solved for is the change of the image, not the image: it is zero on the faces of the box, needs no Dirichlet
+data, and is linear in the change of the gradients. The code is the same for numpy arrays and torch tensors.
+"""
+
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -9,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Mixing = Callable[[Tensor, Tensor], Tensor]
+from zoo.synthetic.boxes import Boxes
+from zoo.synthetic.separable import along_axes
+
 Image = TypeVar("Image", NDArray[Any], Tensor)
 
 
 def poisson_blend(
-    image: Image, source: Image, mask: Image, corner: Sequence[int], mix_gradients: bool = False
+    image: Image, source: Image, mask: Image, corner: Sequence[Any] | NDArray[Any] | Tensor, mix_gradients: bool = False
 ) -> Image:
     """Replace the gradients of a box by those of ``source`` where ``mask`` is set, and integrate them.
 
@@ -26,7 +32,7 @@ def poisson_blend(
         source: ``(C, *b)`` or ``(B, C, *b)``, the size of the box.
         mask: ``(*b)``, or ``(B, *b)`` for a mask per image; bool or weights in [0, 1]. Its outermost pixels do
             not count.
-        corner: ``(D,)`` low corner of the box.
+        corner: ``(D,)`` low corner of the box, or ``(B, D)`` for a corner per image.
         mix_gradients: per pixel and axis keep the larger of both gradients (ties: the image's).
 
     Returns:
@@ -35,26 +41,46 @@ def poisson_blend(
     Raises:
         ValueError: integer images, a box that leaves the image or has a side below 3, or shapes that differ.
     """
-    if isinstance(image, np.ndarray):
-        tensors = [torch.from_numpy(np.ascontiguousarray(part)) for part in (image, source, mask)]
-        return poisson_blend(tensors[0], tensors[1], tensors[2], corner, mix_gradients).numpy()
-    dims = len(corner)
-    box: Any = tuple(slice(int(c), int(c) + b) for c, b in zip(corner, source.shape[-dims:], strict=True))
-    target = image[(..., *box)]
-    if not image.is_floating_point():
-        raise ValueError(f"poisson_blend needs a floating image, found {image.dtype}")
-    if target.shape != source.shape or min(target.shape[-dims:]) < 3 or min(int(c) for c in corner) < 0:
-        raise ValueError(
-            f"box {tuple(source.shape)} at {tuple(corner)} must lie in the image {tuple(image.shape)}, sides >= 3"
-        )
-    weight = _without_faces(mask.to(image.dtype), dims)
-    if mask.dim() > dims:
-        weight = weight.unsqueeze(1)
-    blended = image.clone()
-    inner: Any = tuple(slice(s.start + 1, s.stop - 1) for s in box)
-    mix = _larger if mix_gradients else _foreign
-    blended[(..., *inner)] = _solve(_right_side(target, source.to(image.dtype), weight, dims, mix), dims)
+    corners = np.asarray(corner.cpu() if isinstance(corner, Tensor) else corner).astype(int)
+    _check(image, source, mask, corners)
+    dims = corners.shape[-1]
+    blended = image.copy() if isinstance(image, np.ndarray) else image.clone()
+    if corners.ndim == 2 and isinstance(image, Tensor):
+        sides = np.tile(source.shape[-dims:], (len(image), 1))
+        boxes = Boxes(image.shape, range(len(image)), corners, sides, image.device)
+        target = boxes.gather(image)
+        weight = (mask if mask.dim() > dims else mask.expand(len(image), *mask.shape)).unsqueeze(1)
+        change = blend_change(target, source.to(image.dtype), weight.to(image.dtype), dims, mix_gradients)
+        return boxes.scatter(image, target + change)
+    for number in np.ndindex(corners.shape[:-1]):
+        own = (*number, ..., *[slice(c, c + b) for c, b in zip(corners[number], source.shape[-dims:], strict=True)])
+        foreign, weight = source[number], mask[number] if mask.ndim > dims else mask
+        if not number and mask.ndim > dims:
+            weight = weight[:, None]
+        if foreign.dtype != image.dtype:
+            foreign = foreign.astype(image.dtype) if isinstance(foreign, np.ndarray) else foreign.to(image.dtype)
+        blended[own] += blend_change(blended[own], foreign, weight, dims, mix_gradients)
     return blended
+
+
+def _check(image: Any, source: Any, mask: Any, corners: NDArray[Any]) -> None:
+    dims, ahead = corners.shape[-1], tuple(image.shape[: image.ndim - corners.shape[-1]])
+    floating = image.is_floating_point() if isinstance(image, Tensor) else image.dtype.kind == "f"
+    if not floating:
+        raise ValueError(f"poisson_blend needs a floating image, found {image.dtype}")
+    sides, size = np.array(source.shape[-dims:]), np.array(image.shape[-dims:])
+    if source.ndim != image.ndim or tuple(source.shape[:-dims]) != ahead or (sides < 3).any():
+        raise ValueError(
+            f"box {tuple(source.shape)} must have the channels of the image {tuple(image.shape)}, sides >= 3"
+        )
+    if corners.ndim == 2 and (len(ahead) != 2 or len(corners) != ahead[0]):
+        raise ValueError(f"{len(corners)} corners for the images {tuple(image.shape)}: one (D,), or one for each image")
+    bad = np.argwhere(((corners < 0) | (corners + sides > size)).any(-1))
+    if len(bad):
+        first = f"[{bad[0][0]}] {tuple(corners[tuple(bad[0])].tolist())}" if corners.ndim == 2 else f"{corners}"
+        raise ValueError(f"box {tuple(source.shape)} at corner {first} must lie in the image {tuple(image.shape)}")
+    if tuple(mask.shape) not in (tuple(sides), (*ahead[:-1], *sides)):
+        raise ValueError(f"mask {tuple(mask.shape)} must have the size of the box {tuple(sides.tolist())}")
 
 
 def poisson_interpolate(image: Tensor, source: Tensor, alpha: float, corner: Sequence[int]) -> Tensor:
@@ -71,99 +97,102 @@ def poisson_interpolate(image: Tensor, source: Tensor, alpha: float, corner: Seq
         Tensor: a new image.
     """
     dims = len(corner)
-    box: Any = tuple(slice(int(c), int(c) + b) for c, b in zip(corner, source.shape[-dims:], strict=True))
-    inner: Any = tuple(slice(s.start + 1, s.stop - 1) for s in box)
-    whole = torch.ones(source.shape[-dims:], dtype=image.dtype, device=image.device)
-
-    def mix(own: Tensor, other: Tensor) -> Tensor:
-        return _larger((1 - alpha) * own, alpha * other)
-
-    blended = image.clone()
-    blended[(..., *inner)] = _solve(_right_side(image[(..., *box)], source, whole, dims, mix), dims)
+    box: Any = (..., *[slice(int(c), int(c) + b) for c, b in zip(corner, source.shape[-dims:], strict=True)])
+    blended, target = image.clone(), image[box]
+    total: Any = 0.0
+    for axis in range(-dims, 0):
+        own, other = (_gradient(part, axis, dims) for part in (target, source))
+        larger = alpha * abs(other) > (1 - alpha) * abs(own)
+        change = torch.where(larger, alpha * other, (1 - alpha) * own) - own
+        total = total + torch.diff(change, dim=axis)
+    blended[box] += _embed(_solve(total, dims), target, dims)
     return blended
 
 
-def blend_change(target: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """What a mixed Poisson blend of a box changes, without the image: solves for the change alone.
+def blend_change(target: Any, source: Any, mask: Any, dims: int, mix_gradients: bool = True, sizes: Any = None) -> Any:
+    """What a Poisson blend of a box changes; numpy or torch.
 
     Poisson blending is linear in the gradient field, so that changes of many blends can be summed in their boxes.
 
     Args:
-        target: ``(B, *b)``, the image in the box.
-        source: ``(B, *b)``, what is blended in.
-        mask: ``(B, *b)`` bool.
+        target: ``(..., *b)`` floating, the image in the box.
+        source: ``(..., *b)``, what is blended in.
+        mask: ``(..., *b)`` bool or weights, broadcast; its outermost pixels do not count.
+        dims: number of spatial axes.
+        mix_gradients: keep the larger of both gradients.
+        sizes: ``(n, D)`` integers; the first axis then counts boxes of different sizes, each at the low end of its
+            padded array, and the padding of the mask is zero.
 
     Returns:
-        Tensor: ``(B, *b)``, zero on the faces of the box.
+        ``(..., *b)``, zero on the faces of the box.
     """
-    dims = target.dim() - 1
-    weight = _without_faces(mask.to(target.dtype), dims)
-    total = torch.zeros((), dtype=target.dtype, device=target.device)
+    weight = mask[(..., *[slice(1, -1)] * dims)]
+    total: Any = 0.0
     for axis in range(-dims, 0):
-        own, other = torch.diff(target, dim=axis), torch.diff(source, dim=axis)
-        change = (_larger(own, other) - own) * weight.narrow(axis, 0, weight.shape[axis] - 1)
-        cut: Any = [slice(1, -1)] * dims
-        cut[axis] = slice(None)
-        total = total + torch.diff(change, dim=axis)[(..., *cut)]
-    changed = torch.zeros_like(target)
-    inner: Any = (..., *[slice(1, -1)] * dims)
-    changed[inner] = _solve(total, dims)
-    return changed
+        own, other = (_forward(part, axis, dims) for part in (target, source))
+        change = other - own
+        change *= weight if not mix_gradients else (abs(other) > abs(own)) * weight
+        total = total + change
+        total[_cut(axis, dims, slice(1, None), slice(None))] -= change[_cut(axis, dims, slice(None, -1), slice(None))]
+    return _embed(_solve(total, dims, sizes), target, dims)
 
 
-def _larger(own: Tensor, other: Tensor) -> Tensor:
-    return torch.where(own.abs() >= other.abs(), own, other)
+def _cut(axis: int, dims: int, along: slice, others: slice) -> tuple[Any, ...]:
+    cut: list[Any] = [others] * dims
+    cut[axis] = along
+    return (..., *cut)
 
 
-def _foreign(own: Tensor, other: Tensor) -> Tensor:
-    return other
+def _forward(values: Any, axis: int, dims: int) -> Any:
+    """Forward differences at the interior pixels, where the mask may be set."""
+    inner = slice(1, -1)
+    return values[_cut(axis, dims, slice(2, None), inner)] - values[_cut(axis, dims, inner, inner)]
 
 
-def _without_faces(mask: Tensor, dims: int) -> Tensor:
-    kept = torch.zeros_like(mask)
-    inner: Any = (..., *[slice(1, -1)] * dims)
-    kept[inner] = mask[inner]
-    return kept
+def _gradient(values: Any, axis: int, dims: int) -> Any:
+    """All differences along an axis, at the interior of the others."""
+    inner = slice(1, -1)
+    return values[_cut(axis, dims, slice(1, None), inner)] - values[_cut(axis, dims, slice(None, -1), inner)]
 
 
-def _right_side(target: Tensor, source: Tensor, weight: Tensor, dims: int, mix: Mixing) -> Tensor:
-    """Divergence of the guidance field minus the Dirichlet data, on the interior of the box."""
-    total = torch.zeros((), dtype=target.dtype, device=target.device)
-    for axis in range(-dims, 0):
-        own, other = torch.diff(target, dim=axis), torch.diff(source, dim=axis)
-        field = torch.lerp(own, mix(own, other), weight.narrow(axis, 0, weight.shape[axis] - 1))
-        cut: Any = [slice(1, -1)] * dims
-        cut[axis] = slice(None)
-        cut = (..., *cut)
-        divergence = torch.diff(field, dim=axis)[cut]
-        faces = target[cut]
-        sides = torch.zeros_like(divergence)
-        sides.narrow(axis, 0, 1).add_(faces.narrow(axis, 0, 1))
-        sides.narrow(axis, -1, 1).add_(faces.narrow(axis, -1, 1))
-        total = total + divergence - sides
-    return total
+def _embed(inside: Any, like: Any, dims: int) -> Any:
+    whole = np.zeros_like(like) if isinstance(like, np.ndarray) else torch.zeros_like(like)
+    whole[(..., *[slice(1, -1)] * dims)] = inside
+    return whole
 
 
-def _solve(right: Tensor, dims: int) -> Tensor:
+def _solve(right: Any, dims: int, sizes: NDArray[Any] | None = None) -> Any:
     """Inverse of the Dirichlet Laplacian by type-I sine transforms, as products with the orthonormal sine basis."""
-    right = _transform(right, dims)
-    eigenvalues = torch.zeros((), dtype=right.dtype, device=right.device)
+    device = None if isinstance(right, np.ndarray) else right.device
+    bases: list[Any] = []
+    total: Any = 0.0
     for axis in range(-dims, 0):
-        n = right.shape[axis]
-        k = torch.arange(1, n + 1, dtype=torch.float64)
-        values = (2 * torch.cos(torch.pi * k / (n + 1)) - 2).to(right)
-        eigenvalues = eigenvalues + values.reshape(-1, *[1] * (-axis - 1))
-    return _transform(right / eigenvalues, dims)
+        if sizes is None:
+            basis, eigenvalues = _sine_basis(right.shape[axis], right.dtype, device)
+        else:
+            basis, eigenvalues = _padded_bases(sizes[:, axis], right, axis)
+        bases.append(basis)
+        total = total + eigenvalues.reshape(*eigenvalues.shape, *[1] * (-axis - 1))
+    return along_axes(along_axes(right, bases) / total, bases)
 
 
-def _transform(values: Tensor, dims: int) -> Tensor:
-    for axis in range(-dims, 0):
-        basis = _sine_basis(values.shape[axis], values.dtype, values.device)
-        values = torch.movedim(torch.movedim(values, axis, -1) @ basis, -1, axis)
-    return values
+def _padded_bases(sizes: NDArray[Any], right: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Bases ``(n, m, m)`` at the low end of zeros, eigenvalues ``(n, 1, .., m)`` with -1 behind."""
+    dims, m = right.dim() - 2, right.shape[axis]
+    bases, eigenvalues = right.new_zeros(len(sizes), m, m), right.new_full((len(sizes), m), -1.0)
+    for number, side in enumerate(sizes):
+        basis, values = _sine_basis(int(side) - 2, right.dtype, right.device)
+        bases[number, : len(basis), : len(basis)] = basis
+        eigenvalues[number, : len(basis)] = values
+    return bases, eigenvalues.view(len(sizes), *[1] * (dims + axis + 1), m)
 
 
-@lru_cache(maxsize=256)
-def _sine_basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    k = torch.arange(1, n + 1, dtype=torch.float64)
-    return (np.sqrt(2 / (n + 1)) * torch.sin(torch.pi * torch.outer(k, k) / (n + 1))).to(device, dtype)
+@lru_cache(maxsize=512)
+def _sine_basis(n: int, dtype: Any, device: torch.device | None) -> tuple[Any, Any]:
+    """Orthonormal sine basis ``(n, n)`` and eigenvalues ``(n,)`` of the Laplacian; numpy without a device."""
+    k = np.arange(1, n + 1)
+    basis = np.sqrt(2 / (n + 1)) * np.sin(np.pi * np.outer(k, k) / (n + 1))
+    eigenvalues = 2 * np.cos(np.pi * k / (n + 1)) - 2
+    if device is None:
+        return basis.astype(dtype), eigenvalues.astype(dtype)
+    return torch.from_numpy(basis).to(device, dtype), torch.from_numpy(eigenvalues).to(device, dtype)

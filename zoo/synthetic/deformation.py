@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from zoo.synthetic.shapes import Shape, exit_distance
+from zoo.synthetic.shapes import Shape, exit_distance, inner_edge
+from zoo.synthetic.splines import sample_edges_repeated
 
 Array = NDArray[Any]
 
 
-def sink_map(shape: Shape, centre: Sequence[int], factor: float) -> Array:
+def sink_map(shape: Shape, centre: Sequence[int] | Array, factor: float) -> Array:
     """Sampling positions that pull the image towards ``centre``: ``r' = R - (R - r)^f / R^(f - 1)``.
 
     ``r`` is a pixel's distance from the centre and ``R`` that of the shape's surface in the same direction.
@@ -25,31 +25,50 @@ def sink_map(shape: Shape, centre: Sequence[int], factor: float) -> Array:
     Returns:
         array: float64 ``(D, *b)``, positions in the box; pixels outside the mask and on the box's faces stay.
     """
-    return _radial_map(shape, centre, lambda r, reach: reach - (reach - r) ** factor / reach ** (factor - 1))
+    return _whole_map(shape, *moved_pixels(shape, centre, factor, inward=True))
 
 
-def source_map(shape: Shape, centre: Sequence[int], factor: float) -> Array:
+def source_map(shape: Shape, centre: Sequence[int] | Array, factor: float) -> Array:
     """Sampling positions that push the image away from ``centre``: ``r' = r^f / R^(f - 1)``; see :func:`sink_map`."""
-    return _radial_map(shape, centre, lambda r, reach: r**factor / reach ** (factor - 1))
+    return _whole_map(shape, *moved_pixels(shape, centre, factor, inward=False))
 
 
-def _radial_map(shape: Shape, centre: Sequence[int], curve: Any) -> Array:
-    mask = shape.mask
-    mapping = np.stack(np.meshgrid(*[np.arange(b) for b in mask.shape], indexing="ij")).astype(np.float64)
-    moved = np.zeros_like(mask)
-    inner = (slice(1, -1),) * mask.ndim
-    moved[inner] = mask[inner]
-    moved[tuple(centre)] = False
-    offset = mapping[:, moved].T - np.asarray(centre)
-    radius = np.sqrt((offset**2).sum(1))
-    direction = offset / radius[:, None]
-    reach = exit_distance(shape, np.asarray(centre) - (np.array(mask.shape) - 1) / 2, direction)
-    radius = np.minimum(radius, reach)  # rounding can put a pixel just outside
-    mapping[:, moved] = (np.asarray(centre) + curve(radius, reach)[:, None] * direction).T
+def _whole_map(shape: Shape, pixels: Array, positions: Array) -> Array:
+    mapping = np.indices(shape.mask.shape, dtype=np.float64)
+    mapping[(slice(None), *pixels)] = positions
     return mapping
 
 
-def push_bounds(mask: Array, centre: Sequence[int], smallest: float, largest: float) -> tuple[float, float, float]:
+def moved_pixels(shape: Shape, centre: Sequence[int] | Array, factor: float, inward: bool) -> tuple[Array, Array]:
+    """The pixels that a deformation changes, and where each takes its value from.
+
+    Args:
+        shape: see :func:`sink_map`.
+        centre: see :func:`sink_map`.
+        factor: see :func:`sink_map`.
+        inward: True for a sink, False for a source.
+
+    Returns:
+        tuple: indices and float64 positions, both ``(D, n)``, in the box.
+    """
+    moved = np.zeros_like(shape.mask)
+    inner = (slice(1, -1),) * moved.ndim
+    moved[inner] = shape.mask[inner]
+    moved[tuple(centre)] = False
+    pixels = np.stack(np.unravel_index(np.flatnonzero(moved), moved.shape))
+    middle = np.asarray(centre, np.float64)[:, None]
+    offset = pixels - middle
+    radius = np.sqrt((offset**2).sum(0))
+    direction = offset / radius
+    reach = exit_distance(shape, middle[:, 0] - (np.array(moved.shape) - 1) / 2, direction.T)
+    share = np.minimum(radius / reach, 1.0)  # rounding can put a pixel just outside
+    curve = 1 - (1 - share) ** factor if inward else share**factor
+    return pixels, middle + reach * curve * direction
+
+
+def push_bounds(
+    mask: Array, centre: Sequence[int] | Array, smallest: float, largest: float
+) -> tuple[float, float, float]:
     """Range of push distances that the mask allows, and the mean distance of its edge from the centre.
 
     Args:
@@ -61,8 +80,8 @@ def push_bounds(mask: Array, centre: Sequence[int], smallest: float, largest: fl
     Returns:
         tuple: lower bound, upper bound, mean edge distance.
     """
-    edge = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    distance = float(np.sqrt(((edge - np.asarray(centre)) ** 2).sum(1)).mean())
+    edge = np.stack(np.unravel_index(np.flatnonzero(inner_edge(mask)), mask.shape))
+    distance = float(np.sqrt(((edge - np.asarray(centre)[:, None]) ** 2).sum(0)).mean())
     low, high = 0.1 * distance / np.sqrt(2), 0.9 * distance / np.sqrt(2)
     if smallest >= high:
         return high, high, distance
@@ -79,6 +98,18 @@ def push_factor(push: float, distance: float) -> float:
     return float(np.log(0.5 - w) / np.log(0.5 + w))
 
 
-def deform(patch: Array, mapping: Array) -> Array:
-    """Resample ``(C, *b)`` at ``(D, *b)`` positions with cubic splines, edges repeated."""
-    return np.stack([ndimage.map_coordinates(channel, mapping, order=3, mode="nearest") for channel in patch])
+def warp(patch: Array, pixels: Array, positions: Array) -> Array:
+    """Give some pixels the values at other positions, by cubic splines with repeated edges.
+
+    Args:
+        patch: ``(C, *b)`` floating.
+        pixels: ``(D, n)`` indices, see :func:`moved_pixels`.
+        positions: ``(D, n)``.
+
+    Returns:
+        array: new ``(C, *b)``.
+    """
+    warped = patch.copy()
+    if pixels.size:
+        warped[(slice(None), *pixels)] = sample_edges_repeated(patch, positions)
+    return warped

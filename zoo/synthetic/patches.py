@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from zoo.synthetic.shapes import rotation
+from zoo.synthetic.splines import sample_zero_outside
 
 Array = NDArray[Any]
 
@@ -42,12 +43,19 @@ def footprint(box: Sequence[int], angles: Sequence[float], scale: float, source_
 
 
 def _region(matrix: Array, box: Sequence[int]) -> Footprint:
-    corners = np.array(list(itertools.product(*[(0, b) for b in box]))) @ matrix.T
+    corners = _unit_corners(len(box)) * box @ matrix.T
     low = np.floor(corners.min(0)).astype(int)
     return Footprint(matrix, low, np.ceil(corners.max(0)).astype(int) - low)
 
 
-def take(source: Array, region: Footprint, corner: Sequence[int] | Array, box: Sequence[int]) -> Array:
+@lru_cache(maxsize=4)
+def _unit_corners(dims: int) -> Array:
+    return np.array(list(itertools.product((0.0, 1.0), repeat=dims)))
+
+
+def take(
+    source: Array, region: Footprint, corner: Sequence[int] | Array, box: Sequence[int], wanted: Array | None = None
+) -> Array:
     """Resample the region at ``corner`` into a box with cubic splines, clipped to the source's range per channel.
 
     Args:
@@ -55,42 +63,76 @@ def take(source: Array, region: Footprint, corner: Sequence[int] | Array, box: S
         region: of :func:`footprint`.
         corner: ``(D,)`` where the region starts.
         box: ``(D,)`` sides of the result.
+        wanted: ``(*box)`` bool, the only pixels that are computed; the others are 0. None: all.
 
     Returns:
         array: ``(C, *box)``.
     """
     cut = tuple(slice(int(c), int(c) + int(n)) for c, n in zip(corner, region.size, strict=True))
-    patches = [
-        np.clip(
-            ndimage.affine_transform(channel[cut], region.matrix, -region.low, tuple(box)), channel.min(), channel.max()
-        )
-        for channel in source
-    ]
-    return np.stack(patches)
+    places = np.arange(int(np.prod(box))) if wanted is None else np.flatnonzero(wanted)
+    lines = np.unravel_index(places, tuple(box))
+    positions = np.stack([sum(w * line for w, line in zip(row, lines, strict=True)) for row in region.matrix])
+    values = sample_zero_outside(source[(slice(None), *cut)], positions - region.low[:, None])
+    flat = source.reshape(len(source), -1)
+    patch = np.zeros((len(source), int(np.prod(box))), source.dtype)
+    patch[:, places] = np.clip(values, flat.min(1)[:, None], flat.max(1)[:, None])
+    return patch.reshape(len(source), *box)
+
+
+def needed_by_blend(mask: Array) -> Array:
+    """Pixels of the source whose gradients a blend with this mask may use: the mask and the next ones along each axis.
+
+    Args:
+        mask: ``(*b)`` bool.
+    """
+    inner = (slice(1, -1),) * mask.ndim
+    needed = np.zeros_like(mask)
+    needed[inner] = mask[inner]
+    for axis in range(mask.ndim):
+        needed[tuple(slice(2, None) if other == axis else slice(1, -1) for other in range(mask.ndim))] |= mask[inner]
+    return needed
+
+
+class Patch(NamedTuple):
+    """Where the content of a box is taken from.
+
+    Attributes:
+        source: number of the source image.
+        region: turned and scaled box.
+        corner: ``(D,)`` where the region starts in the source.
+    """
+
+    source: int
+    region: Footprint
+    corner: Array
 
 
 def draw_patch(
-    rng: np.random.Generator, source: Array, box: Sequence[int], foreground: Array | None = None, tries: int = 100
-) -> Array:
+    rng: np.random.Generator,
+    sources: int,
+    size: Sequence[int],
+    box: Sequence[int],
+    foreground: Array | None = None,
+    tries: int = 100,
+) -> Patch:
     """A random patch: angles U(-pi/4, pi/4), scale ``(1 + Exp(0.1))`` or its inverse, its middle in the foreground.
 
     Args:
         rng: source of randomness.
-        source: ``(C, *S)``.
-        box: ``(D,)``.
-        foreground: ``(*S)`` bool of the source; None accepts any position.
+        sources: number of images to choose from.
+        size: ``(D,)`` their sides.
+        box: ``(D,)`` sides of the patch.
+        foreground: ``(N, *S)`` bool of the sources; None accepts any position.
         tries: attempts to hit the foreground; after the last one the position is accepted.
-
-    Returns:
-        array: ``(C, *box)``.
     """
     dims = len(box)
+    number = int(rng.integers(sources))
     angles = rng.uniform(-np.pi / 4, np.pi / 4, dims * (dims - 1) // 2)
-    scale = (1 + rng.exponential(0.1)) ** rng.choice([-1, 1])
-    region = footprint(box, list(angles), float(scale), source.shape[1:])
-    room = np.asarray(source.shape[1:]) - region.size
+    scale = (1 + rng.exponential(0.1)) ** (-1, 1)[int(rng.integers(2))]
+    region = footprint(box, list(angles), float(scale), size)
+    room = np.maximum(np.asarray(size) - region.size, 0)
     for _ in range(tries):
-        corner = rng.integers(0, np.maximum(room, 0) + 1)
-        if foreground is None or foreground[tuple(corner + region.size // 2)]:
+        corner = rng.integers(0, room + 1)
+        if foreground is None or foreground[(number, *(corner + region.size // 2))]:
             break
-    return take(source, region, corner, box)
+    return Patch(number, region, corner)

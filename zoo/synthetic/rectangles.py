@@ -57,7 +57,8 @@ class NaturalPatches(NamedTuple):
         shape: of Gamma.
         scale: of Gamma.
         smallest: bounds of the half-width.
-        largest: bounds of the half-width.
+        largest: bounds of the half-width, one for both axes or (height, width).
+        rescale: bounds of the factor N(1, 0.5) by which a patch is resized.
         min_object: share of the patch that must be foreground.
         min_overlap: share of the patch's foreground that must fall on foreground.
         patches: most patches in an image; each further one with probability 1/2.
@@ -68,7 +69,8 @@ class NaturalPatches(NamedTuple):
     shape: float = 2.0
     scale: float = 0.03
     smallest: float = 0.03
-    largest: float = 0.40
+    largest: float | tuple[float, float] = 0.40
+    rescale: tuple[float, float] = (0.7, 1.3)
     min_object: float = 0.7
     min_overlap: float = 0.7
     patches: int = 3
@@ -136,8 +138,8 @@ def _natural_patch(
     origin = _find(rng, source_foreground, sides, law.min_object, law.tries)
     if origin is None:
         return None
-    new = np.clip(rng.normal(1, 0.5), 0.7, 1.3) * sides
-    new = np.clip(new, np.maximum(2 * law.smallest * size, 3), 2 * law.largest * size).astype(int)
+    new = np.clip(rng.normal(1, 0.5), *law.rescale) * sides
+    new = np.clip(new, np.maximum(2 * law.smallest * size, 3), 2 * np.array(law.largest) * size).astype(int)
     box = origin.slices()
     patch, object_mask = _resized(source[:, *box], new), _resized(source_foreground[None][:, *box], new)[0] > 0.5
     for _ in range(law.tries):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -64,14 +65,42 @@ def make_shape(
 
 
 def _box(matrix: Array, size: Array) -> Array:
-    corners = np.array(list(itertools.product(*[(-(s - 1) / 2, (s - 1) / 2) for s in size]))) @ matrix.T
+    corners = _signs(len(size)) * ((size - 1) / 2) @ matrix.T
     return (np.ceil(corners.max(0)) - np.floor(corners.min(0)) + 1).astype(int)
 
 
+@lru_cache(maxsize=4)
+def _signs(dims: int) -> Array:
+    return np.array(list(itertools.product((-1.0, 1.0), repeat=dims)))
+
+
 def _inside(kind: Kind, size: Array, matrix: Array, box: Array) -> Array:
-    grid = np.stack(np.meshgrid(*[np.arange(b) - (b - 1) / 2 for b in box], indexing="ij"))
-    local = np.tensordot(np.linalg.inv(matrix), grid, 1) / (np.asarray(size) / 2).reshape(-1, *[1] * len(box))
-    return np.asarray((np.abs(local) <= 1).all(0) if kind == "rect" else (local**2).sum(0) <= 1)
+    inverse = np.linalg.inv(matrix) / (np.asarray(size) / 2)[:, None]
+    lines = [np.arange(b) - (b - 1) / 2 for b in box]
+    total: Any = None
+    for row in inverse:
+        local: Any = row[-1] * lines[-1]
+        for weight, line in zip(row[-2::-1], lines[-2::-1], strict=True):
+            local = np.add.outer(weight * line, local)
+        if kind == "rect":
+            np.abs(local, out=local)
+            total = local if total is None else np.maximum(total, local, out=total)
+        else:
+            local *= local
+            total = local if total is None else np.add(total, local, out=total)
+    return np.asarray(total <= 1)
+
+
+def inner_edge(mask: Array) -> Array:
+    """Pixels of the mask with a neighbour outside (cross connectivity); the faces of the box count as outside."""
+    eroded = np.zeros_like(mask)
+    inner = (slice(1, -1),) * mask.ndim
+    kept = mask[inner].copy()
+    for axis in range(mask.ndim):
+        for part in (slice(2, None), slice(None, -2)):
+            kept &= mask[tuple(part if other == axis else slice(1, -1) for other in range(mask.ndim))]
+    eroded[inner] = kept
+    return mask & ~eroded
 
 
 def exit_distance(shape: Shape, origin: Array, directions: Array) -> Array:
@@ -86,14 +115,14 @@ def exit_distance(shape: Shape, origin: Array, directions: Array) -> Array:
         array: ``(n,)`` in pixels.
     """
     half = shape.size / 2
-    inverse = np.linalg.inv(shape.matrix)
-    start = inverse @ origin / half
-    step = directions @ inverse.T / half
+    inverse = np.linalg.inv(shape.matrix) / half[:, None]
+    start = inverse @ origin
+    step = inverse @ directions.T
     if shape.kind == "rect":
         with np.errstate(divide="ignore", invalid="ignore"):
-            reach = (np.sign(step) - start) / step
-        return np.where(step == 0, np.inf, reach).min(1)
-    a, b, c = (step**2).sum(1), step @ start, start @ start - 1
+            reach = (np.sign(step) - start[:, None]) / step
+        return np.where(step == 0, np.inf, reach).min(0)
+    a, b, c = (step**2).sum(0), start @ step, start @ start - 1
     return (-b + np.sqrt(np.maximum(b**2 - a * c, 0))) / a
 
 
@@ -112,7 +141,8 @@ def draw_shape(
     low, high = np.maximum(np.rint(smallest * n), 3), np.maximum(np.rint(largest * n), 3)
     kind: Kind = "ellipse" if rng.random() < 0.5 else "rect"
     size = np.clip((0.03 + rng.gamma(2, 0.1, dims)) * n, low, high).astype(int)
-    columns = [int(rng.choice([c for c in range(dims) if c != row])) for row in range(dims)]
+    others = [int(rng.integers(dims - 1)) for _ in range(dims)]
+    columns = [other + (other >= row) for row, other in enumerate(others)]
     shears = rng.normal(0, 0.2, dims)
     angles = rng.uniform(-np.pi / 2, np.pi / 2, dims * (dims - 1) // 2)
     shape = make_shape(kind, size, columns, list(shears), list(angles), high)

@@ -1,4 +1,9 @@
-"""The five tasks of the multi-task paper (Baugh et al., MICCAI 2023), and samples made from them."""
+"""The five tasks of the multi-task paper (Baugh et al., MICCAI 2023), and samples made from them.
+
+A task draws the parameters of an *operation*; an operation is a pure function of the image in a box. So the same draws
+can be carried out image by image (:func:`synthesise` with numpy) or on a batch on any device
+(:mod:`zoo.synthetic.batched`).
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -6,22 +11,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.synthetic.blending import poisson_blend
-from zoo.synthetic.deformation import deform, push_bounds, push_factor, sink_map, source_map
+from zoo.synthetic.blending import blend_change
+from zoo.synthetic.deformation import moved_pixels, push_bounds, push_factor, warp
 from zoo.synthetic.intensity import shift_intensity
-from zoo.synthetic.patches import draw_patch
+from zoo.synthetic.patches import Patch, draw_patch, needed_by_blend, take
 from zoo.synthetic.shapes import Shape, box_of, draw_shape, place
 
 Array = NDArray[Any]
-TASK_NAMES = ("intra_blend", "inter_blend", "sink", "source", "smooth_intensity")
-
-
-class Sources(Protocol):
-    """Images or foregrounds by number: an array, or a data set that is read when asked."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int, /) -> Array: ...
+VISIBLE = 0.001  # change of a blend, in units of the image, that belongs to its mask
 
 
 class Context(NamedTuple):
@@ -32,36 +29,98 @@ class Context(NamedTuple):
         foreground: ``(N, *S)`` bool of the sources, or None.
     """
 
-    sources: Sources
-    foreground: Sources | None = None
+    sources: Any
+    foreground: Array | None = None
 
 
-class Task(Protocol):
-    """One kind of anomaly: changes a running image inside a placed shape."""
+class Operation(Protocol):
+    """A change of the image in a box, with every parameter fixed."""
 
-    def __call__(
-        self, image: Array, shape: Shape, corner: Array, rng: np.random.Generator, context: Context
-    ) -> tuple[Array, Array]:
-        """Return the changed ``(C, *S)`` image and the ``(*b)`` mask of the change; nothing is changed in place."""
+    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+        """Change a box.
+
+        Args:
+            box: ``(C, *b)`` of the running image.
+            shape: in the box.
+            bounds: lowest and highest value of the whole running image, ``(C,)`` each.
+            context: see there.
+
+        Returns:
+            tuple: new ``(C, *b)`` and the ``(*b)`` mask of the change.
+        """
         ...
 
 
-def _bounds(image: Array) -> tuple[Array, Array]:
-    axes = tuple(range(1, image.ndim))
-    return image.min(axes), image.max(axes)
+class Task(Protocol):
+    """One kind of anomaly: draws an operation for a placed shape in an image of ``(C, *S)``."""
+
+    def draw(self, rng: np.random.Generator, shape: Shape, size: Sequence[int], context: Context) -> Operation:
+        """Draw the parameters."""
+        ...
 
 
-def blend(image: Array, shape_mask: Array, corner: Array, patch: Array, mix_gradients: bool) -> tuple[Array, Array]:
-    """Poisson blend, clipped to the image's range; the mask grows to the pixels that changed by more than 0.001."""
-    low, high = (bound.reshape(-1, *[1] * shape_mask.ndim) for bound in _bounds(image))
-    altered = np.clip(
-        poisson_blend(image, patch.astype(image.dtype), shape_mask, list(corner), mix_gradients), low, high
-    )
-    inner = np.zeros_like(shape_mask)
-    inside = (slice(1, -1),) * shape_mask.ndim
-    inner[inside] = shape_mask[inside]
-    box = (slice(None), *box_of(corner, shape_mask.shape))
-    return altered, inner | (np.abs(altered[box] - image[box]).mean(0) > 0.001)
+class Anomaly(NamedTuple):
+    """An operation at its place.
+
+    Attributes:
+        shape: of the anomaly.
+        corner: ``(D,)`` low corner of its box in the image.
+        operation: what happens there.
+    """
+
+    shape: Shape
+    corner: Array
+    operation: Operation
+
+
+class Blend(NamedTuple):
+    """Poisson blend of a patch, clipped to the image's range; the mask grows to the pixels that changed visibly."""
+
+    patch: Patch
+    mix_gradients: bool = True
+
+    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+        """See :class:`Operation`."""
+        source = np.asarray(context.sources[self.patch.source])
+        wanted = needed_by_blend(shape.mask)
+        content = take(source, self.patch.region, self.patch.corner, shape.mask.shape, wanted)
+        return blend(box, shape.mask, content, bounds, self.mix_gradients)
+
+
+def blend(
+    box: Array, mask: Array, content: Array, bounds: tuple[Array, Array], mix_gradients: bool
+) -> tuple[Array, Array]:
+    """Blend ``content`` ``(C, *b)`` into a box; see :class:`Blend`."""
+    low, high = (bound.reshape(-1, *[1] * mask.ndim) for bound in bounds)
+    altered = box + blend_change(box, content.astype(box.dtype, copy=False), mask, mask.ndim, mix_gradients)
+    np.clip(altered, low, high, out=altered)
+    visible = np.abs(altered - box).mean(0) > VISIBLE
+    inner = (slice(1, -1),) * mask.ndim
+    visible[inner] |= mask[inner]
+    return altered, visible
+
+
+class Warp(NamedTuple):
+    """Sink (inward) or source."""
+
+    centre: Array
+    factor: float
+    inward: bool
+
+    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+        """See :class:`Operation`."""
+        return warp(box, *moved_pixels(shape, self.centre, self.factor, self.inward)), shape.mask
+
+
+class Shift(NamedTuple):
+    """Smooth change of intensity by ``amount`` ``(C,)`` within ``ramp`` pixels from the edge."""
+
+    ramp: float
+    amount: Array
+
+    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+        """See :class:`Operation`."""
+        return shift_intensity(box, shape.mask, self.ramp, self.amount, *bounds), shape.mask
 
 
 class IntraPoissonBlend:
@@ -74,14 +133,11 @@ class IntraPoissonBlend:
     def __init__(self, mix_gradients: bool = True) -> None:
         self.mix_gradients = mix_gradients
 
-    def __call__(
-        self, image: Array, shape: Shape, corner: Array, rng: np.random.Generator, context: Context
-    ) -> tuple[Array, Array]:
+    def draw(self, rng: np.random.Generator, shape: Shape, size: Sequence[int], context: Context) -> Blend:
         """See :class:`Task`."""
-        number = int(rng.integers(len(context.sources)))
-        foreground = None if context.foreground is None else context.foreground[number]
-        patch = draw_patch(rng, context.sources[number], shape.mask.shape, foreground)
-        return blend(image, shape.mask, corner, patch, self.mix_gradients)
+        sources = context.sources
+        patch = draw_patch(rng, len(sources), sources.shape[2:], shape.mask.shape, context.foreground)
+        return Blend(patch, self.mix_gradients)
 
 
 class InterPoissonBlend(IntraPoissonBlend):
@@ -96,29 +152,23 @@ class Sink:
         max_push: see min_push.
     """
 
-    mapping = staticmethod(sink_map)
+    inward = True
 
     def __init__(self, min_push: float = 0.5, max_push: float = 10.0) -> None:
         self.min_push, self.max_push = min_push, max_push
 
-    def __call__(
-        self, image: Array, shape: Shape, corner: Array, rng: np.random.Generator, context: Context
-    ) -> tuple[Array, Array]:
+    def draw(self, rng: np.random.Generator, shape: Shape, size: Sequence[int], context: Context) -> Warp:
         """See :class:`Task`."""
-        inside = np.argwhere(shape.mask)
-        centre = inside[rng.integers(len(inside))]
+        inside = np.flatnonzero(shape.mask)
+        centre = np.array(np.unravel_index(inside[rng.integers(len(inside))], shape.mask.shape))
         low, high, distance = push_bounds(shape.mask, centre, self.min_push, self.max_push)
-        factor = push_factor(float(rng.uniform(low, high)), distance)
-        altered = image.copy()
-        box = (slice(None), *box_of(corner, shape.mask.shape))
-        altered[box] = deform(image[box], self.mapping(shape, centre, factor))
-        return altered, shape.mask
+        return Warp(centre, push_factor(float(rng.uniform(low, high)), distance), self.inward)
 
 
 class Source(Sink):
     """Pushes the image away from a random point of the shape."""
 
-    mapping = staticmethod(source_map)
+    inward = False
 
 
 class SmoothIntensity:
@@ -131,16 +181,68 @@ class SmoothIntensity:
     def __init__(self, scale: float = 0.2) -> None:
         self.scale = scale
 
-    def __call__(
-        self, image: Array, shape: Shape, corner: Array, rng: np.random.Generator, context: Context
-    ) -> tuple[Array, Array]:
+    def draw(self, rng: np.random.Generator, shape: Shape, size: Sequence[int], context: Context) -> Shift:
         """See :class:`Task`."""
-        ramp = min(image.shape[1:]) * (0.02 + rng.gamma(3, 0.01))
-        amount = (self.scale / 2 + rng.gamma(3, self.scale)) * rng.choice([-1.0, 1.0], len(image))
-        altered = image.copy()
-        box = (slice(None), *box_of(corner, shape.mask.shape))
-        altered[box] = shift_intensity(image[box], shape.mask, ramp, amount, *_bounds(image))
-        return altered, shape.mask
+        ramp = min(size[1:]) * (0.02 + rng.gamma(3, 0.01))
+        return Shift(ramp, (self.scale / 2 + rng.gamma(3, self.scale)) * rng.choice([-1.0, 1.0], size[0]))
+
+
+def draw_anomalies(
+    rng: np.random.Generator,
+    task: Task,
+    size: Sequence[int],
+    context: Context,
+    foreground: Array | None = None,
+    most: int = 4,
+) -> list[Anomaly]:
+    """Draw one to ``most`` anomalies of a task; each further one with probability 1/2.
+
+    Args:
+        rng: the only source of randomness.
+        task: one of the tasks.
+        size: ``(C, *S)`` of the image.
+        context: what the task may use.
+        foreground: ``(*S)`` bool where anomalies belong; None: anywhere.
+        most: largest number of anomalies.
+
+    Returns:
+        list: those that found a place.
+
+    Raises:
+        ValueError: the task needs sources and there are none.
+    """
+    if context.sources is None and isinstance(task, IntraPoissonBlend):
+        raise ValueError(f"{type(task).__name__} needs sources: images to take patches from")
+    anomalies = []
+    for _ in range(most):
+        shape = draw_shape(rng, size[1:])
+        corner = place(rng, shape.mask, size[1:], foreground)
+        if corner is not None:
+            anomalies.append(Anomaly(shape, corner, task.draw(rng, shape, size, context)))
+        if rng.random() > 0.5:
+            break
+    return anomalies
+
+
+def apply_anomalies(image: Array, anomalies: Sequence[Anomaly], context: Context) -> tuple[Array, Array]:
+    """Carry out anomalies one after the other, each on the result of those before.
+
+    Args:
+        image: ``(C, *S)`` floating.
+        anomalies: of :func:`draw_anomalies`.
+        context: what they were drawn with.
+
+    Returns:
+        tuple: altered ``(C, *S)`` and mask ``(*S)`` bool.
+    """
+    altered, union = image.copy(), np.zeros(image.shape[1:], bool)
+    for shape, corner, operation in anomalies:
+        box = box_of(corner, shape.mask.shape)
+        flat = altered.reshape(len(altered), -1)
+        changed, mask = operation.apply(altered[(slice(None), *box)], shape, (flat.min(1), flat.max(1)), context)
+        altered[(slice(None), *box)] = changed
+        union[box] |= mask
+    return altered, union
 
 
 def synthesise(
@@ -148,9 +250,9 @@ def synthesise(
     task: Task,
     rng: np.random.Generator,
     *,
-    sources: Sources | None = None,
+    sources: Array | None = None,
     foreground: Array | None = None,
-    source_foreground: Sources | None = None,
+    source_foreground: Array | None = None,
     most: int = 4,
 ) -> tuple[Array, Array]:
     """Put one to ``most`` anomalies of one task into a healthy image; each further one with probability 1/2.
@@ -170,19 +272,8 @@ def synthesise(
     Raises:
         ValueError: the task needs sources and there are none.
     """
-    if sources is None and isinstance(task, IntraPoissonBlend):
-        raise ValueError(f"{type(task).__name__} needs sources: images to take patches from")
-    context = Context(image[None] if sources is None else sources, source_foreground)
-    altered, union = image, np.zeros(image.shape[1:], bool)
-    for _ in range(most):
-        shape = draw_shape(rng, image.shape[1:])
-        corner = place(rng, shape.mask, image.shape[1:], foreground)
-        if corner is not None:
-            altered, mask = task(altered, shape, corner, rng, context)
-            union[box_of(corner, mask.shape)] |= mask
-        if rng.random() > 0.5:
-            break
-    return altered, union
+    context = Context(sources, source_foreground)
+    return apply_anomalies(image, draw_anomalies(rng, task, image.shape, context, foreground, most), context)
 
 
 def five_tasks(max_push: float = 10.0, scale: float = 0.2) -> Sequence[Task]:
