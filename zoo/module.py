@@ -257,7 +257,8 @@ class AnomalyModule(LightningModule):
             self.trainer.should_stop = True
         collected = max((span.end for span in self._plan if span.stage.kind == "collect"), default=0)
         if self._batch_number < collected - 1:
-            if self._batch_number == 0 and self.trainer.enable_validation and collected > self.trainer.val_check_batch:
+            due = self.trainer.val_check_batch or math.inf
+            if self._batch_number == 0 and self.trainer.enable_validation and collected > due:
                 rank_zero_info(f"{type(self).__name__} is validated once all its statistics have been collected")
             self._withheld, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
 

@@ -58,6 +58,20 @@ def test_grey_images_are_repeated(weights):
     assert torch.equal(extractor(grey)[0], extractor(grey.repeat(1, 3, 1, 1))[0])
 
 
+def test_tokens_of_a_transformer_become_a_map():
+    torch.manual_seed(0)
+    extractor = FeatureExtractor("test_vit", ("blocks.2", "norm"), weights="random", normalisation="none")
+    assert (extractor.channels, extractor.strides) == ((64, 64), (16, 16))
+    image = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        tokens = extractor.backbone.forward_features(image)
+    found = extractor(image)[1]
+    assert found.shape == (2, 64, 4, 6)
+    torch.testing.assert_close(found[1, :, 2, 3], tokens[1, 1 + 2 * 6 + 3])  # behind the class token, row by row
+    odd = extractor(torch.rand(1, 3, 70, 33))[0]
+    assert odd.shape == (1, 64, 4, 2)  # 64 x 32 pixels
+
+
 def test_random_blocks_have_an_effect():
     extractor = FeatureExtractor("resnet18", ("layer1",), weights="random")
     assert extractor.backbone.layer1[0].bn2.weight.abs().sum() > 0

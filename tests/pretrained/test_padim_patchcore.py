@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import zoo
+from datamodules import Folder
+from zoo.cli import shipped_configs
 from zoo.nn.neighbours import greedy_coreset, nearest_neighbours
-from zoo.registry import find
+from zoo.registry import find, load_class
 
 
-def fitted(name):
+def fitted(name, **changes):
     torch.manual_seed(0)
-    model = zoo.create_model(name, **find(name).tiny).eval()
+    model = zoo.create_model(name, **find(name).tiny | changes).eval()
     image = torch.rand(23, 1, 32, 32)
     for batch in image.split(8):
         model.collect({"image": batch}, 0)
@@ -51,21 +54,91 @@ def test_neighbours_equal_brute_force():
     torch.testing.assert_close(distances, expected.values)
 
 
-def test_patchcore_score_equals_brute_force_and_memory_is_bounded():
+def test_patchcore_score_equals_brute_force():
     model, image = fitted("patchcore")
-    assert len(model.memory.sample) == 400
     model.finish()
     bank = model.memory.bank
     assert len(bank) == 40
     for number in range(3):
-        patches = model.features(image[number : number + 1])[0].flatten(1).T
+        patches = model.features(image[number : number + 1]).flatten(0, 2)
         table = (patches[:, None] - bank).norm(dim=2)
         place = int(table.amin(dim=1).argmax())
         around = (bank[table[place].argmin()] - bank).norm(dim=1).topk(9, largest=False).indices
         weight = 1 - torch.softmax(table[place][around], dim=0)[0]
-        with torch.no_grad():
-            score = model(image[:3]).anomaly_score[number]
+        score = model(image[:3]).anomaly_score[number]
         torch.testing.assert_close(score, weight * table[place].amin(), rtol=1e-4, atol=1e-5)
+
+
+def test_patchcore_keeps_all_patches_in_order_while_there_is_room():
+    model, image = fitted("patchcore", max_patches=64 * 30, coreset_ratio=1.0)
+    expected = model.features(image).flatten(0, 2)
+    model.finish()
+    torch.testing.assert_close(model.memory.bank, expected, rtol=1e-4, atol=1e-5)
+    assert len(model.memory.bank) == 23 * 64
+    assert model.memory.bank.untyped_storage().nbytes() == 4 * expected.numel()  # what a checkpoint would hold
+
+
+def test_patchcore_sample_is_bounded_in_place_and_uniform():
+    torch.manual_seed(0)
+    model = zoo.create_model("patchcore", **find("patchcore").tiny | {"max_patches": 150})
+    kept, place = torch.zeros(5), None
+    numbers = torch.arange(5.0)
+    for _ in range(60):
+        model.memory.sample, model.memory.keys = torch.empty(0), torch.empty(0)
+        for number in numbers:
+            model.features = lambda image, number=number: torch.full((1, 8, 10, 4), float(number))
+            model.collect({"image": torch.empty(0)}, 0)
+            place = place if number else model.memory.sample.data_ptr()
+            assert model.memory.sample.shape == (150, 4)
+            assert model.memory.sample.data_ptr() == place
+        kept += (model.memory.sample[:, 0] == numbers[:, None]).sum(dim=1)
+    assert float((kept / kept.sum() - 0.2).abs().max()) < 0.02  # four standard deviations
+
+
+def test_patchcore_takes_no_room_beyond_the_training_set(image_folder, quiet_trainer):
+    arguments = {key: value for key, value in find("patchcore").tiny.items() if key != "image_size"}
+    model = load_class("patchcore")(**arguments | {"max_patches": 10_000})
+    rows = []
+    finish = model.finish
+    model.finish = lambda: (rows.append(len(model.memory.sample)), finish())
+    quiet_trainer(max_epochs=1, limit_val_batches=0).fit(
+        model, Folder(root=str(image_folder), image_size=32, batch_size=3)
+    )
+    assert rows == [9 * 64]
+    assert len(model.memory.bank) == 57
+
+
+def test_cosine_patchcore_scores_its_most_distant_patches():
+    model, image = fitted("patchcore", distance="cosine", score="top_q", score_fraction=0.1, pooling=1)
+    model.finish()
+    bank = model.memory.bank
+    torch.testing.assert_close(bank.norm(dim=1), torch.ones(len(bank)))
+    distance = 1 - (model.features(image[:2]).flatten(1, 2) @ bank.T).amax(dim=2)
+    expected = distance.topk(7, dim=1).values.mean(dim=1)  # of 64 patches those above the quantile at .9 * 63 = 56.7
+    torch.testing.assert_close(model(image[:2]).anomaly_score, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_anomaly_dino_is_patchcore_on_tokens():
+    content = yaml.safe_load(shipped_configs()["models/anomaly_dino"].read_text())["model"]
+    assert content["class_path"] == find("patchcore").class_path
+    small = {"backbone": "test_vit", "weights": "random", "image_size": 72, "in_channels": 1}
+    torch.manual_seed(0)
+    model = zoo.create_model("patchcore", **content["init_args"] | small).eval()
+    image = torch.rand(4, 1, 72, 72)
+    model.collect({"image": image}, 0)
+    model.finish()
+    assert model.memory.bank.shape == (6, 64)  # a tenth of 4 x 16 tokens
+    assert model(image).anomaly_map.shape == image.shape
+
+
+def test_padim_state_does_not_grow_with_the_training_set():
+    model, image = fitted("padim")
+    before = sum(buffer.numel() for buffer in model.buffers())
+    for batch in image.split(8):
+        model.collect({"image": batch}, 0)
+    assert sum(buffer.numel() for buffer in model.buffers()) == before
+    model.finish()
+    assert sum(buffer.numel() for buffer in model.buffers()) == before
 
 
 @pytest.mark.parametrize("name", ["padim", "patchcore"])

@@ -1,7 +1,10 @@
 """PatchCore: a bank of healthy patches' features, thinned to a coreset; the distance to the nearest is the map.
 
-Roth et al. 2022, "Towards total recall in industrial anomaly detection".
+Roth et al. 2022, "Towards total recall in industrial anomaly detection". With a vision transformer's tokens, cosine
+distance and no re-weighting it is AnomalyDINO of Damm et al. 2025 (arXiv 2405.14529).
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +15,29 @@ from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.neighbours import greedy_coreset, nearest_neighbours
+from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.scoring.smoothing import gaussian_blur
 
 
 class PatchCore(AnomalyModule):
     """Nearest healthy patch (PatchCore).
 
-    Images in [0, 1], 1 or 3 channels. Memory is bounded by ``max_patches``: of more patches a uniform sample is kept.
+    Images in [0, 1], 1 or 3 channels. Memory is bounded by ``max_patches``: of more patches a uniform sample is kept,
+    ``4 * max_patches * K`` bytes for ``K`` channels (1.2 GB by default), however many training images there are.
 
     Args:
         image_size: (H, W) in pixels.
         in_channels: 1 or 3.
         backbone: a timm model.
-        layers: its layers, the finest first; each is averaged over 3 x 3 places and resized to the first one's grid.
+        layers: its layers, the finest first; the others are resized to the first one's grid.
         weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
-        coreset_ratio: share of the patches kept in the bank.
+        pooling: side in places of the square that each layer is averaged over; 1 = none.
+        coreset_ratio: share of the patches kept in the bank; 1 keeps all.
         max_patches: patches that the coreset is chosen from.
         projection_dim: dimensions of the Gaussian random projection in which the coreset is chosen.
+        distance: to the nearest patch: ``euclidean``, or ``cosine`` = 1 - cosine of the patches' angle.
+        score: ``reweighted`` as the paper, or a pooling of the patches' distances.
+        score_fraction: share of patches that ``top_q`` averages.
         neighbours: bank entries around the nearest one that re-weight the score.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
     """
@@ -59,17 +68,27 @@ class PatchCore(AnomalyModule):
         backbone: str = "wide_resnet50_2",
         layers: tuple[str, ...] = ("layer2", "layer3"),
         weights: str = "imagenet",
+        pooling: int = 3,
         coreset_ratio: float = 0.1,
         max_patches: int = 200_000,
         projection_dim: int = 128,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        score: Literal["reweighted"] | PoolingRule = "reweighted",
+        score_fraction: float = 0.01,
         neighbours: int = 9,
         smoothing: float = 4.0,
     ) -> None:
         super().__init__()
 
     def build(self) -> None:
-        """Create the extractor and the empty bank."""
+        """Create the extractor and the empty bank.
+
+        Raises:
+            UserError: a pooling square without a middle.
+        """
         hp = self.hparams
+        if hp["pooling"] % 2 != 1:
+            raise UserError(f"pooling is {hp['pooling']}: PatchCore needs an odd number of places, for example 3")
         self.extractor = FeatureExtractor(
             hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
         )
@@ -80,52 +99,91 @@ class PatchCore(AnomalyModule):
         return (Stage("collect", self.collect, self.finish),)
 
     def features(self, image: Tensor) -> Tensor:
-        """Locally averaged features of all layers on the first one's grid: float32 ``(B, K, h, w)``."""
-        maps = [F.avg_pool2d(values.float(), 3, stride=1, padding=1) for values in self.extractor(image)]
+        """Locally averaged features of all layers on the first one's grid: float32 ``(B, h, w, K)``."""
+        side = self.hparams["pooling"]
+        maps = [F.avg_pool2d(values.float(), side, stride=1, padding=side // 2) for values in self.extractor(image)]
         size = maps[0].shape[2:]
-        return torch.cat([F.interpolate(values, size=size, mode="bilinear") for values in maps], dim=1)
+        joined = torch.cat([F.interpolate(values, size=size, mode="bilinear") for values in maps], dim=1).movedim(1, -1)
+        return F.normalize(joined, dim=-1) if self.hparams["distance"] == "cosine" else joined
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch's patches; each has a random key and those with the largest keys stay."""
-        patches = self.features(batch["image"]).movedim(1, -1).flatten(0, 2)
-        memory, room = self.memory, self.hparams["max_patches"]
-        keys = torch.cat([memory.keys, torch.rand(len(patches)).to(patches)])
-        before = memory.sample if memory.sample.numel() else patches[:0]
-        if len(keys) <= room:
-            memory.keys, memory.sample = keys, torch.cat([before, patches])
+        """Add a batch's patches; each has a random key and those with the largest keys stay, in place."""
+        patches = self.features(batch["image"]).flatten(0, 2)
+        keys = torch.rand(len(patches)).to(patches)
+        memory = self.memory
+        if not memory.sample.numel():
+            room = min(self.hparams["max_patches"], len(patches) * self._batches())
+            memory.keys, memory.sample = keys.new_full((room,), -1.0), patches.new_zeros(room, patches.shape[1])
+        free = int((memory.keys < 0).sum())  # these lie at the end
+        start = len(memory.keys) - free
+        memory.keys[start : start + len(keys)] = keys[:free]
+        memory.sample[start : start + len(keys)] = patches[:free]
+        if len(keys) <= free:
             return
-        kept = keys.topk(room).indices.sort().values
-        memory.keys, memory.sample = keys[kept], torch.cat([before, patches])[kept]
+        keys, patches = keys[free:], patches[free:]
+        stays = torch.zeros(len(memory.keys) + len(keys), dtype=torch.bool, device=keys.device)
+        stays[torch.cat([memory.keys, keys]).topk(len(memory.keys)).indices] = True
+        slots, added = (~stays[: len(memory.keys)]).nonzero()[:, 0], stays[len(memory.keys) :].nonzero()[:, 0]
+        memory.keys[slots], memory.sample[slots] = keys[added], patches[added]
+
+    def _batches(self) -> int:
+        """Batches of the pass: room for more patches is not taken."""
+        return self.hparams["max_patches"] if self._trainer is None else int(self.trainer.num_training_batches)
 
     def finish(self) -> None:
         """Choose the coreset and drop the other patches."""
-        sample, hp = self.memory.sample, self.hparams
-        generator = torch.Generator().manual_seed(0)
-        projection = torch.randn(sample.shape[1], hp["projection_dim"], generator=generator).to(sample)
-        with torch.autocast(sample.device.type, enabled=False):
-            projected = sample @ projection if sample.shape[1] > hp["projection_dim"] else sample
-            picks = greedy_coreset(projected, max(1, int(len(sample) * hp["coreset_ratio"])))
-        self.memory.bank = sample[picks]
+        hp = self.hparams
+        sample = self.memory.sample[: int((self.memory.keys >= 0).sum())]
         self.memory.keys, self.memory.sample = sample.new_empty(0), sample.new_empty(0)
+        count = max(1, int(len(sample) * hp["coreset_ratio"]))
+        self.memory.bank = sample[self._coreset(sample, count)] if count < len(sample) else sample.clone()
+
+    def _coreset(self, sample: Tensor, count: int) -> Tensor:
+        """Indices of the greedy coreset, chosen in a random projection."""
+        channels, dim = sample.shape[1], self.hparams["projection_dim"]
+        with torch.autocast(sample.device.type, enabled=False):
+            if channels > dim:
+                sample = sample @ torch.randn(channels, dim, generator=torch.Generator().manual_seed(0)).to(sample)
+            return greedy_coreset(sample, count)
 
     def predict_anomaly(self, image: Tensor) -> Prediction:
-        """Distance to the nearest bank entry, resized and smoothed; the score is the re-weighted largest distance.
+        """Distance to the nearest bank entry, resized and smoothed; the score is re-weighted or pooled, not smoothed.
 
         Raises:
             UserError: the bank was not fitted.
         """
-        bank = self.memory.bank
+        bank, hp = self.memory.bank, self.hparams
         if not bank.numel():
             raise UserError("PatchCore has no bank yet: run fit, or load a checkpoint of a finished fit")
         features = self.features(image)
-        patches = features.movedim(1, -1).flatten(1, 2)
+        patches = features.flatten(1, 2)
         distance, index = nearest_neighbours(patches.flatten(0, 1), bank)
-        distance, index = distance.view(len(image), -1), index.view(len(image), -1)
-        largest, place = distance.max(dim=1)
-        rows = torch.arange(len(image), device=image.device)
-        _, around = nearest_neighbours(bank[index[rows, place]], bank, self.hparams["neighbours"])
-        to_around = (patches[rows, place][:, None] - bank[around]).norm(dim=2)
-        weight = 1 - torch.softmax(to_around, dim=1)[:, 0] if around.shape[1] > 1 else 1.0
-        small_map = distance.view(len(image), 1, *features.shape[2:])
+        if hp["distance"] == "cosine":
+            distance = 0.5 * distance.square()
+        small_map = distance.view(len(image), 1, *features.shape[1:3])
+        if hp["score"] == "reweighted":
+            score = self._reweighted(patches, distance.view(len(image), -1), index.view(len(image), -1))
+        else:
+            score = pool_map(small_map, hp["score"], hp["score_fraction"])
         resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear")
-        return Prediction(weight * largest, gaussian_blur(resized, self.hparams["smoothing"]))
+        return Prediction(score, gaussian_blur(resized, hp["smoothing"]))
+
+    def _reweighted(self, patches: Tensor, distance: Tensor, index: Tensor) -> Tensor:
+        """Largest distance of each image, lowered where the bank is sparse.
+
+        Args:
+            patches: ``(B, P, K)``.
+            distance: of each patch to the bank, ``(B, P)``.
+            index: of the bank's entry nearest to each patch, ``(B, P)``.
+
+        Returns:
+            ``(B,)``.
+        """
+        bank = self.memory.bank
+        largest, place = distance.max(dim=1)
+        rows = torch.arange(len(patches), device=patches.device)
+        _, around = nearest_neighbours(bank[index[rows, place]], bank, self.hparams["neighbours"])
+        if around.shape[1] == 1:
+            return largest
+        to_around = (patches[rows, place][:, None] - bank[around]).norm(dim=2)
+        return (1 - torch.softmax(to_around, dim=1)[:, 0]) * largest
