@@ -6,12 +6,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 import zoo
-from zoo.self_supervised.confidence_aware import equalise_histogram
 from zoo.self_supervised.cutpaste import cut_and_paste
 from zoo.synthetic.blending import poisson_blend
 from zoo.synthetic.perlin import perlin_mask, perlin_noise
 from zoo.synthetic.raters import RaterLaw, _draw, rate
 from zoo.synthetic.rectangles import NaturalPatches, _natural_patch
+from zoo.synthetic.strategy import equalise_histogram
 
 TASKS = ["fpi", "pii", "nsa", "draem", "confidence_aware"]
 

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback
 from torch import Tensor
 
+from zoo.callbacks.uncertainty import UncertaintyCurves
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.unet import UNet
 from zoo.scoring.pooling import PoolingRule, pool_map
-from zoo.synthetic.raters import RaterLaw, rate
+from zoo.synthetic.raters import RaterLaw
+from zoo.synthetic.saturation import log_task_ap
+from zoo.synthetic.strategy import RatedTask, equalise_histogram, rated_batch
 
 
 class ConfidenceAware(AnomalyModule):
@@ -23,11 +27,14 @@ class ConfidenceAware(AnomalyModule):
 
     Stated (authors' generator): number of anomalies, raters, discs, gain, mixed gradients, averaging, label = ten times
     the change, spread of the raters as a second label; histogram equalisation. Inferred: the U-Net and its two heads
-    (logit, log-spread), the loss, Monte-Carlo dropout, the cut of labels to [0, 1], the share of clean images.
+    (logit, log-spread), the loss, Monte-Carlo dropout, the cut of labels and images to [0, 1], the share of clean
+    images.
 
     Args:
         image_size: (H, W), multiples of ``2 ** depth``.
         in_channels: image channels.
+        task: what happens inside a rater's disc: ``mixed`` gradients (stated), or another task of the library under the
+            same strategy, see :mod:`zoo.synthetic.strategy`.
         anomalies: lowest and highest number of anomalies (stated: 10 to 19).
         raters: lowest and highest number of raters of an anomaly (stated: 1 to 9).
         gain: lowest and highest factor of the source's gradients (stated: 10 to 19).
@@ -59,6 +66,7 @@ class ConfidenceAware(AnomalyModule):
         *,
         image_size: int | tuple[int, ...] | None = None,
         in_channels: int | None = None,
+        task: RatedTask = "mixed",
         anomalies: tuple[int, int] = (10, 19),
         raters: tuple[int, int] = (1, 9),
         gain: tuple[int, int] = (10, 19),
@@ -102,21 +110,11 @@ class ConfidenceAware(AnomalyModule):
             rng: source of randomness.
 
         Returns:
-            tuple: ``(B, C, H, W)``, ``(B, 1, H, W)`` in [0, 1] and ``(B, 1, H, W)`` in [0, 1].
+            tuple: ``(B, C, H, W)``, ``(B, 1, H, W)`` and ``(B, 1, H, W)``, all in [0, 1].
         """
-        images = image.cpu().numpy()
         h = self.hparams
         law = RaterLaw(tuple(h["anomalies"]), tuple(h["raters"]), tuple(h["gain"]))
-        altered, label, spread = images.copy(), np.zeros_like(images[:, :1]), np.zeros_like(images[:, :1])
-        for number, one in enumerate(rng.spawn(len(images))):
-            if one.random() < h["clean"]:
-                continue
-            others = np.delete(images, number, 0) if len(images) > 1 else images
-            rated = rate(images[number], others, one, law)
-            altered[number] = rated.image
-            label[number, 0] = np.clip(10 * np.abs(rated.image - images[number]).mean(0), 0, 1)
-            spread[number, 0] = np.clip(10 * rated.spread.mean(0), 0, 1)
-        return tuple(torch.from_numpy(part).to(image.device) for part in (altered, label, spread))  # type: ignore[return-value]
+        return rated_batch(image, rng, task=h["task"], law=law, clean=h["clean"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy with the soft label, and squared error of the spread."""
@@ -126,6 +124,19 @@ class ConfidenceAware(AnomalyModule):
         loss = F.binary_cross_entropy_with_logits(logit, label) + 0.5 * F.mse_loss(F.softplus(raw_spread), spread)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
         return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
+        """Predict, and log how well the own anomalies are found."""
+
+        def make(image: Tensor, rng: np.random.Generator) -> tuple[Tensor, ...]:
+            return self.make_anomalies(self.prepare(image), rng)
+
+        log_task_ap(self, batch, batch_idx, make, lambda altered: self.network(altered)[:, :1])
+        return self(batch["image"])
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A test also says whether the error falls when the most uncertain pixels are left out."""
+        return [UncertaintyCurves()] if self.hparams["confidence"] == 0 else []
 
     def configure_optimizers(self) -> Any:
         """Adam with a cosine to 1e-6 over the fit."""
@@ -160,23 +171,3 @@ class ConfidenceAware(AnomalyModule):
             return self.network(image).float()
         finally:
             self.network.sampling = False
-
-
-def equalise_histogram(image: Tensor, levels: int = 64) -> Tensor:
-    """Equalise each channel of each image over all its pixels.
-
-    Args:
-        image: ``(B, C, *S)`` in [0, 1].
-        levels: grey levels of the histogram; values between them are interpolated.
-
-    Returns:
-        Tensor: ``(B, C, *S)`` in [0, 1].
-    """
-    flat = image.flatten(2)
-    place = flat * (levels - 1)
-    low = place.floor().long().clamp(0, levels - 2)
-    ones = torch.zeros(*flat.shape[:2], levels, device=image.device, dtype=flat.dtype)
-    histogram = ones.scatter_add(2, place.round().long(), torch.ones_like(flat))
-    cumulative = histogram.cumsum(2) / flat.shape[2]
-    below, above = cumulative.gather(2, low), cumulative.gather(2, low + 1)
-    return torch.lerp(below, above, place - low).view_as(image)

@@ -18,6 +18,7 @@ from zoo.nn.convolutional import check_divisible
 from zoo.nn.unet import UNet
 from zoo.scoring.ssim import ssim_loss
 from zoo.synthetic.perlin import perlin_mask, perlin_noise
+from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.sources import read_sources
 
 
@@ -127,6 +128,21 @@ class Draem(AnomalyModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
+        """Predict, and log how well the own anomalies are found."""
+
+        def make(image: Tensor, rng: np.random.Generator) -> tuple[Tensor, ...]:
+            return self.make_anomalies(self.to_unit_range(image).clamp(0, 1), rng)
+
+        log_task_ap(self, batch, batch_idx, make, lambda altered: self._segment(altered)[1][:, 1:])
+        return self(batch["image"])
+
+    def _segment(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction and the probabilities of both classes."""
+        restored = self.reconstruction(unit)
+        logits = self.segmentation(torch.cat([restored, unit], dim=1)).float()
+        return restored.float(), logits.softmax(dim=1)
+
     def configure_optimizers(self) -> Any:
         """Adam, times 0.2 at 80 % and 90 % of the fit."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -138,13 +154,11 @@ class Draem(AnomalyModule):
     def predict_anomaly(self, image: Tensor) -> Prediction:
         """Map: probability of the anomalous class; score: largest value of its average over ``smoothing`` pixels."""
         low, high = self.hparams["value_range"]
-        unit = self.to_unit_range(image)
-        restored = self.reconstruction(unit)
-        logits = self.segmentation(torch.cat([restored, unit], dim=1)).float()
-        anomaly_map = logits.softmax(dim=1)[:, 1:]
+        restored, probability = self._segment(self.to_unit_range(image))
+        anomaly_map = probability[:, 1:]
         side = self.hparams["smoothing"]
         smooth = F.avg_pool2d(anomaly_map, side, stride=1, padding=side // 2)
-        return Prediction(smooth.amax(dim=(1, 2, 3)), anomaly_map, restored.float() * (high - low) + low)
+        return Prediction(smooth.amax(dim=(1, 2, 3)), anomaly_map, restored * (high - low) + low)
 
 
 def _autoencoder(channels: int, width: int) -> nn.Sequential:

@@ -4,7 +4,7 @@ Tan et al., "Detecting outliers with foreign patch interpolation", MELBA 2022 (a
 healthy image is mixed in with a random weight; the network says with which.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.residual import WideResidualSegmenter
 from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.synthetic.rectangles import Rectangle, draw_square
+from zoo.synthetic.saturation import log_task_ap
+from zoo.synthetic.strategy import RatedTask, equalise_own_range, rated_batch
 
 
 class ForeignPatchInterpolation(AnomalyModule):
@@ -29,6 +31,8 @@ class ForeignPatchInterpolation(AnomalyModule):
         widths: channels of the wide residual encoder; the paper: 64, 128, 256, 256, 256.
         core: central share of the image in which patches lie: 0.5 for brains, 0.8 for chest and abdomen.
         tolerance: smallest difference that counts as a change.
+        strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
+            equalised, patches moved, gradients scaled up and raters averaged; places, sizes and label are then its own.
         score: how the map becomes a score; mean is the common choice, the paper scores subjects.
         score_fraction: share of pixels for ``top_q``.
         lr: of Adam.
@@ -42,6 +46,8 @@ class ForeignPatchInterpolation(AnomalyModule):
     }
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
 
+    rated_task: ClassVar[RatedTask] = "linear"
+
     network: WideResidualSegmenter
 
     def __init__(
@@ -52,6 +58,7 @@ class ForeignPatchInterpolation(AnomalyModule):
         widths: tuple[int, ...] = (64, 128, 256, 256, 256),
         core: float = 0.8,
         tolerance: float = 1e-3,
+        strategy: bool = False,
         score: PoolingRule = "mean",
         score_fraction: float = 0.25,
         lr: float = 1e-3,
@@ -61,6 +68,10 @@ class ForeignPatchInterpolation(AnomalyModule):
     def build(self) -> None:
         """Create the network."""
         self.network = WideResidualSegmenter(self.in_channels, self.image_size, tuple(self.hparams["widths"]))
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """``(B, C, H, W)`` as it is, or equalised to [0, 1] under the strategy."""
+        return equalise_own_range(image) if self.hparams["strategy"] else image
 
     def interpolate(self, own: Tensor, other: Tensor, box: Rectangle, alpha: float) -> Tensor:
         """Mix the box of ``other`` ``(C, H, W)`` into ``own`` with weight ``alpha``."""
@@ -73,12 +84,14 @@ class ForeignPatchInterpolation(AnomalyModule):
         """Altered images and labels of a batch; each image is mixed with the next one.
 
         Args:
-            image: ``(B, C, H, W)``.
+            image: ``(B, C, H, W)``, prepared.
             rng: source of randomness.
 
         Returns:
             tuple: ``(B, C, H, W)`` and ``(B, 1, H, W)``.
         """
+        if self.hparams["strategy"]:
+            return rated_batch(image, rng, task=self.rated_task)[:2]
         size = (int(image.shape[2]), int(image.shape[3]))
         altered, label = image.clone(), torch.zeros_like(image[:, :1])
         for number, other in enumerate(image.roll(-1, 0)):
@@ -91,10 +104,17 @@ class ForeignPatchInterpolation(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Binary cross-entropy with the weight of the foreign patch."""
         rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        altered, label = self.make_anomalies(batch["image"], rng)
+        altered, label = self.make_anomalies(self.prepare(batch["image"]), rng)
         loss = F.binary_cross_entropy_with_logits(self.network(altered).float(), label)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
         return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
+        """Predict, and log how well the own anomalies are found."""
+        log_task_ap(
+            self, batch, batch_idx, lambda image, rng: self.make_anomalies(self.prepare(image), rng), self.network
+        )
+        return self(batch["image"])
 
     def configure_optimizers(self) -> Any:
         """Adam."""
@@ -102,5 +122,5 @@ class ForeignPatchInterpolation(AnomalyModule):
 
     def predict_anomaly(self, image: Tensor) -> Prediction:
         """Map: probability; score: its mean by default."""
-        anomaly_map = self.network(image).float().sigmoid()
+        anomaly_map = self.network(self.prepare(image)).float().sigmoid()
         return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)

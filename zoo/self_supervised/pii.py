@@ -26,6 +26,7 @@ class PoissonImageInterpolation(ForeignPatchInterpolation):
         "url": "https://arxiv.org/abs/2107.02622",
     }
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
+    rated_task = "interpolate"
 
     def interpolate(self, own: Tensor, other: Tensor, box: Rectangle, alpha: float) -> Tensor:
         """Blend the box of ``other`` ``(C, H, W)`` into ``own``."""
