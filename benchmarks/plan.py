@@ -1,6 +1,7 @@
 """What a benchmark consists of: its configuration becomes cells, each a complete configuration of one run."""
 
 import hashlib
+import inspect
 import itertools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 from zoo.cli import config_path
 from zoo.errors import UserError
-from zoo.registry import find, methods, nearest
+from zoo.registry import find, load_class, methods, nearest
 
 _KEYS = ("name", "models", "data", "seeds", "trainer", "budget", "timeout_minutes", "published")
 _SATURATED = {
@@ -69,7 +70,8 @@ class Plan(NamedTuple):
 def read_plan(source: str, out: Path = Path()) -> Plan:
     """Read a benchmark's configuration: a path, or the short name of a shipped one (``quick``).
 
-    A model with ``folds: [0, 1, ...]`` becomes one for each fold (``NAME_fold0``, argument ``fold``), and with
+    The model ``"*"`` stands for every registered method that no other entry uses (but ensembles); of its ``init_args``
+    each method takes those it has. A model with ``folds: [0, 1, ...]`` becomes one for each fold (``NAME_fold0``, argument ``fold``), and with
     ``ensemble: true`` a further one, ``NAME_ensemble``, of all folds.
 
     Args:
@@ -84,7 +86,7 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
     for key in content:
         if key not in _KEYS:
             raise UserError(f"{path}: unknown key '{key}'; nearest: {', '.join(nearest(key, _KEYS) or _KEYS)}")
-    models, ensembles = _models(path, _entries(path, content, "models"))
+    models, ensembles = _models(path, _with_all(_entries(path, content, "models")))
     data = {name: _data(path, name, value) for name, value in _entries(path, content, "data").items()}
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
@@ -99,7 +101,8 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
         needs = tuple(f"{member}--{dataset}--{seed}" for member in ensembles.get(method, ()))
         if needs:
             text += "".join(cell.fingerprint for cell in cells if cell.name in needs)
-            files = [str(out.absolute() / "cells" / need / "checkpoints" / "last.ckpt") for need in needs]
+            chosen = {cell.name: _checkpoint(cell) for cell in cells}
+            files = [str(out.absolute() / "cells" / need / "checkpoints" / chosen[need]) for need in needs]
             config["model"] = {**config["model"], "init_args": {"checkpoints": files}}
         cells.append(Cell(method, dataset, seed, config, hashlib.sha256(text.encode()).hexdigest(), needs))
     minutes = content.get("timeout_minutes")
@@ -109,6 +112,12 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
         None if minutes is None else 60 * float(minutes),
         list(content.get("published", [])),
     )
+
+
+def _checkpoint(cell: Cell) -> str:
+    """Name of the checkpoint that a run is tested with."""
+    callbacks = cell.config["trainer"].get("callbacks", [])
+    return "best.ckpt" if any("ModelCheckpoint" in one["class_path"] for one in callbacks) else "last.ckpt"
 
 
 def _trainer(path: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +162,22 @@ def _entries(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
         if "--" in name or "/" in name:
             raise UserError(f"{path}: the name '{name}' must not hold '--' or '/'")
     return found
+
+
+def _with_all(entries: dict[str, Any]) -> dict[str, Any]:
+    """Put the registry's methods in the place of ``"*"``."""
+    if "*" not in entries:
+        return entries
+    common = dict(entries["*"] or {})
+    named = {name: entry for name, entry in entries.items() if name != "*"}
+    used = {name if not isinstance(entry, dict) else entry.get("config", name) for name, entry in named.items()}
+    for name in methods():
+        if name in used or name == "ensemble":  # an ensemble needs its members
+            continue
+        known = inspect.signature(load_class(name)).parameters
+        own = {key: value for key, value in common.get("init_args", {}).items() if key in known}
+        named[name] = {**common, "init_args": own}
+    return named
 
 
 def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
@@ -228,9 +253,3 @@ def data_fingerprint(config: dict[str, Any]) -> str:
         found = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
         files = [[path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in found]
     return hashlib.sha256(json.dumps([config, files], sort_keys=True).encode()).hexdigest()
-
-
-def family(cell: Cell) -> str:
-    """Family of the cell's method, or its class for the user's own."""
-    class_path = cell.config["model"]["class_path"]
-    return next((m.family for m in methods().values() if m.class_path == class_path), class_path)

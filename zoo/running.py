@@ -245,7 +245,10 @@ class ZooCLI(LightningCLI):
         self.fit_seconds = time.perf_counter() - started
         tested = self.run is not None and (self.run.folder / "metrics.json").exists()
         if self._given.test_after_fit and not tested:
-            self.trainer.test(self.model, self.datamodule, verbose=False)
+            callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+            best = [one.best_model_path for one in callbacks if isinstance(one, ModelCheckpoint)]
+            best_path = next((path for path in best if path), None)  # None tests the last weights
+            self.trainer.test(self.model, self.datamodule, ckpt_path=best_path, weights_only=True, verbose=False)
         self._say("test", "predict --input FILE_OR_FOLDER")
 
     def run_validate(self) -> None:

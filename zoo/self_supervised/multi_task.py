@@ -23,10 +23,10 @@ from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.unet import UNet, in_patches
 from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.synthetic import anomaly_label, synthesise
-from zoo.synthetic.folds import sample_fold, task_folds
+from zoo.synthetic.folds import TASK_NAMES, sample_fold, task_folds
 from zoo.synthetic.shapes import box_of
 from zoo.synthetic.sources import ImagesOfSplit, read_sources, read_volumes
-from zoo.synthetic.tasks import TASK_NAMES, Sources, five_tasks
+from zoo.synthetic.tasks import five_tasks
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class MultiTaskUNet(AnomalyModule):
         if not 0 <= fold < count:
             raise UserError(f"model.fold must be 0 to {count - 1} with num_train_tasks {num_train_tasks}, found {fold}")
         self._splits: dict[str, Any] = {}
-        self._others: tuple[Sources, Sources | None] | None = None
+        self._others: tuple[Any, Any] | None = None
 
     @property
     def trained_tasks(self) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ class MultiTaskUNet(AnomalyModule):
     def _normalised(self, image: Tensor) -> Tensor:
         return 2 * self.to_unit_range(image) - 1
 
-    def _sources(self, split: str, images: np.ndarray) -> tuple[Sources, Sources, Sources | None, Sources | None]:
+    def _sources(self, split: str, images: np.ndarray) -> tuple[Any, Any, Any, Any]:
         """What blends take patches from, in [-1, 1]: all images of the split (without one, of the batch) for the intra
         blend, those of the other data set for the inter blend; and the foreground of both, if it counts."""
         data, others = self._splits.get(split), self._foreign_images()
@@ -165,7 +165,7 @@ class MultiTaskUNet(AnomalyModule):
             return own, others[0], inside, others[1]
         return own, ImagesOfSplit(data, lambda batch: -self._normalised(batch["image"])), inside, inside
 
-    def _foreign_images(self) -> tuple[Sources, Sources | None] | None:
+    def _foreign_images(self) -> tuple[Any, Any] | None:
         if self.hparams["other_images"] is not None and self._others is None:
             folder = Path(self.hparams["other_images"])
             if len(self.image_size) == 3:

@@ -6,7 +6,8 @@ import numpy as np
 
 from zoo.errors import UserError
 
-NUM_TASKS = 5
+TASK_NAMES = ("intra_blend", "inter_blend", "sink", "source", "smooth_intensity")  # in the order of five_tasks
+NUM_TASKS = len(TASK_NAMES)
 
 
 def task_folds(num_train_tasks: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -20,16 +20,24 @@ class ImagesOfSplit:
     Args:
         images: a data set whose ``__getitems__`` makes batches.
         take: what to take from a batch: ``(1, C, *S)`` images or ``(1, *S)`` foregrounds.
+
+    Attributes:
+        shape: ``(N, C, *S)`` or ``(N, *S)``, as of an array.
     """
 
     def __init__(self, images: Any, take: Callable[[Any], Any]) -> None:
         self.images, self.take = images, take
+        self._last: tuple[int, NDArray[Any]] | None = None
+        self.shape = (len(images), *self[0].shape)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, number: int) -> NDArray[Any]:
-        return np.asarray(self.take(self.images.__getitems__([number]))[0])
+    def __getitem__(self, index: int | tuple[int, ...]) -> Any:
+        number, *place = index if isinstance(index, tuple) else (index,)
+        if self._last is None or self._last[0] != number:
+            self._last = int(number), np.asarray(self.take(self.images.__getitems__([int(number)]))[0])
+        return self._last[1][tuple(place)] if place else self._last[1]
 
 
 def read_sources(
