@@ -54,7 +54,7 @@ def test_parts_add_up_like_processes():
     one.update(scores[:200], labels[:200])
     two.update(scores[200:], labels[200:])
     one.positives += two.positives
-    one.negatives += two.negatives
+    one.pixels += two.pixels
     assert one.compute() == whole.compute()
 
 
@@ -62,7 +62,7 @@ def test_foreground_missing_class_and_bad_scores():
     metric = StreamingPixelMetrics()
     scores, labels = torch.tensor([0.1, 0.9, 0.5]), torch.tensor([False, True, False])
     metric.update(scores, labels, torch.tensor([True, True, False]))
-    assert int(metric.positives.sum() + metric.negatives.sum()) == 2
+    assert int(metric.pixels.sum()) == 2
     one_class = StreamingPixelMetrics()
     one_class.update(scores, torch.zeros(3, dtype=torch.bool))
     assert np.isnan(one_class.compute()["auroc"].value)

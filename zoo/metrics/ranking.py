@@ -64,21 +64,18 @@ class Ranks(NamedTuple):
     processes: Processes
 
 
-def split(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, Array]:
-    """Positives in memory order, and negatives sorted; no more memory than these take.
+def divide(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, Array]:
+    """Positives and negatives in memory order; no more memory than these take.
 
     Args:
         scores: ``(n,)``.
         labels: ``(n,)`` bool.
         inside: ``(n,)`` bool: elements that count, or None for all.
-
-    Raises:
-        ValueError: scores that are not finite, with their number.
     """
     count = labels.size - int(np.count_nonzero(labels))
     if inside is not None:
         count = int(np.count_nonzero(inside)) - int(np.count_nonzero(inside & labels))
-    negatives, hits, filled = np.empty(count, scores.dtype), [], 0
+    negatives, hits, filled = np.empty(count, scores.dtype), [scores[:0]], 0
     for start in range(0, labels.size, _CHUNK):
         part = scores[start : start + _CHUNK]
         right = labels[start : start + _CHUNK]
@@ -89,21 +86,27 @@ def split(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, Ar
         found = part[wrong]
         negatives[filled : filled + found.size] = found
         filled += found.size
-    positives = np.concatenate(hits) if hits else scores[:0]
+    return np.concatenate(hits), negatives
+
+
+def split(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, Array]:
+    """:func:`divide`, and the negatives sorted.
+
+    Raises:
+        ValueError: scores that are not finite, with their number.
+    """
+    positives, negatives = divide(scores, labels, inside)
     negatives.sort()
-    _refuse_infinite(positives, negatives)
+    if not np.isfinite(negatives[[0, -1]] if negatives.size else negatives).all() or not np.isfinite(positives).all():
+        refuse_infinite(positives, negatives)  # what is sorted has them at its ends
     return positives, negatives
 
 
-def _refuse_infinite(positives: Array, negatives: Array) -> None:
-    if positives.dtype.kind != "f":
-        return
-    ends = np.concatenate((positives, negatives[:1], negatives[-1:]))  # what is sorted has them at its ends
-    if np.isfinite(ends).all():
-        return
-    bad = sum(part.size - int(np.isfinite(part).sum()) for part in (positives, negatives))
-    total = positives.size + negatives.size
-    raise ValueError(f"{bad} of {total} scores are NaN or infinite: scores must be finite")
+def refuse_infinite(*parts: Array) -> None:
+    """Raise a ValueError with the number of scores that are NaN or infinite, if there are any."""
+    total = sum(part.size for part in parts)
+    if bad := total - sum(int(np.isfinite(part).sum()) for part in parts):
+        raise ValueError(f"{bad} of {total} scores are NaN or infinite: scores must be finite")
 
 
 def rank(hits: Array, parts: Sequence[Array], processes: Processes = ALONE) -> Ranks | None:
@@ -145,10 +148,10 @@ def at_rate(ranks: Ranks, fpr: float) -> tuple[int, int, float]:
     over = sum(part.size - start for part, start in zip(parts, starts, strict=True))
     limits = [float(part[start]) for part, start in zip(parts, starts, strict=True) if start < part.size]
     limit = lowest(min(limits, default=float("inf")))
+    wrong = int(ranks.processes.total(np.array([over]))[0])
     accepted = int((ranks.positives > barrier).sum())
     if not accepted:
-        return 0, int(ranks.processes.total(np.array([over]))[0]), limit
-    wrong = int(ranks.processes.total(np.array([over]))[0])
+        return 0, wrong, limit
     return int(ranks.tp[accepted - 1]), wrong, min(limit, float(ranks.positives[accepted - 1]))
 
 

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-_SHIFT = 12  # 20 bits of the float32 pattern are kept: sign, exponent and 11 bits of mantissa
-_BINS = 1 << (32 - _SHIFT)
+_SHIFT = 14  # 18 bits of the float32 pattern are kept: sign, exponent and 9 bits of mantissa
+_HALF = 1 << (31 - _SHIFT)  # bins of one sign: negative ones first, each half from small to large magnitude
+_INFINITE = 0x7F800000 >> _SHIFT  # first bin of a half that holds infinities and NaN
+_CHUNK = 1 << 20  # pixels counted at a time
 
 
 class Certified(NamedTuple):
@@ -22,22 +24,23 @@ class Certified(NamedTuple):
 class StreamingPixelMetrics(Metric):
     """AUROC, AP and Dice at a false-positive rate from a histogram over float patterns.
 
-    Bins follow the leading 20 bits of the float32 score, 2048 to an octave, so that no range has to be known and no
-    outlier spoils the resolution. State: two integer vectors (16 MiB), summed over processes. Works on any device.
+    Bins follow the leading 18 bits of the float32 score, 512 to an octave, so that no range has to be known and no
+    outlier spoils the resolution. State: two integer vectors (4 MiB), summed over processes. Works on any device.
+    A sampler that repeats images to even out processes makes them count twice: the caller has to leave them out.
 
     Args:
         fpr: false-positive rate of ``dice_at_fpr`` and ``iou_at_fpr``.
     """
 
     full_state_update = False
-    negatives: Tensor
+    pixels: Tensor
     positives: Tensor
 
     def __init__(self, fpr: float = 0.05, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.fpr = fpr
-        for name in ("negatives", "positives"):
-            self.add_state(name, torch.zeros(_BINS, dtype=torch.int64), dist_reduce_fx="sum")
+        for name in ("pixels", "positives"):
+            self.add_state(name, torch.zeros(2 * _HALF, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, labels: Tensor, foreground: Tensor | None = None) -> None:
         """Count a batch.
@@ -54,15 +57,14 @@ class StreamingPixelMetrics(Metric):
             scores, labels = scores[foreground.bool()], labels[foreground.bool()]
         if labels.dtype != torch.bool and (bad := int(((labels != 0) & (labels != 1)).sum())):
             raise ValueError(f"{bad} of {labels.numel()} labels are neither 0 nor 1")
-        scores = scores.detach().float().flatten()
-        if bad := int((~torch.isfinite(scores)).sum()):
-            raise ValueError(f"{bad} of {scores.numel()} scores are NaN or infinite: scores must be finite")
-        pattern = (scores + 0.0).view(torch.int32).long()  # + 0.0: one zero instead of two
-        ordered = torch.where(pattern < 0, -1 - (pattern & 0x7FFFFFFF), pattern) + (1 << 31)
+        patterns = scores.detach().float().flatten().view(torch.int32)
         truth = labels.flatten().bool()
-        bins = ordered >> _SHIFT
-        self.positives += torch.bincount(bins[truth], minlength=_BINS)
-        self.negatives += torch.bincount(bins[~truth], minlength=_BINS)
+        for start in range(0, len(patterns), _CHUNK):
+            bins = patterns[start : start + _CHUNK] >> _SHIFT
+            _count(self.pixels, bins)
+            _count(self.positives, _chosen(bins, truth[start : start + _CHUNK]))
+        if bad := int(self.pixels.view(2, -1)[:, _INFINITE:].sum()):
+            raise ValueError(f"{bad} of {scores.numel()} scores are NaN or infinite: scores must be finite")
 
     def compute(self) -> dict[str, Certified]:
         """``auroc``, ``average_precision``, ``dice_at_fpr`` and ``iou_at_fpr``; nan where a class is missing.
@@ -70,8 +72,9 @@ class StreamingPixelMetrics(Metric):
         The values of Dice and IoU are those of the lowest bin edge that keeps the rate; their intervals hold those of
         the lowest threshold that keeps it, which may lie inside the next bin.
         """
-        occupied = (self.positives + self.negatives > 0).nonzero().flatten().flip(0)  # from the highest score down
-        hits, wrong = self.positives[occupied].double(), self.negatives[occupied].double()
+        pixels, positives = _descending(self.pixels), _descending(self.positives)
+        occupied = pixels.nonzero().flatten()
+        hits, wrong = positives[occupied].double(), (pixels - positives)[occupied].double()
         n, m = hits.sum(), wrong.sum()
         if not n or not m:
             nothing = Certified(float("nan"), float("nan"), float("nan"))
@@ -100,6 +103,30 @@ class StreamingPixelMetrics(Metric):
             return Certified(*[2 * hit / (hit + false + n)] * 3)
         most = float(hits[kept])
         return Certified(2 * hit / (hit + false + n), 2 * hit / (hit + allowed + n), 2 * most / (most + false + n))
+
+
+def _count(histogram: Tensor, bins: Tensor) -> None:
+    """Add signed bin numbers to a histogram whose middle is bin 0."""
+    if bins.numel() < _HALF // 8:  # the range of the bins is dearer to go through than the few
+        histogram.scatter_add_(0, bins.long() + _HALF, torch.ones_like(bins, dtype=torch.int64))
+        return
+    low = int(bins.min())
+    counts = torch.bincount(bins - low)
+    histogram[low + _HALF : low + _HALF + len(counts)] += counts
+
+
+def _chosen(bins: Tensor, truth: Tensor) -> Tensor:
+    if bins.device.type == "cpu":  # numpy selects nine times faster
+        return torch.from_numpy(bins.numpy()[truth.numpy()])
+    return bins[truth]
+
+
+def _descending(histogram: Tensor) -> Tensor:
+    """From the highest score down, both zeros in one bin."""
+    negative, positive = histogram[:_HALF].clone(), histogram[_HALF:].clone()
+    positive[0] += negative[0]
+    negative[0] = 0
+    return torch.cat((positive.flip(0), negative))
 
 
 def _bin_precision(before_hits: Tensor, before_wrong: Tensor, hits: Tensor, wrong: Tensor, place: float) -> Tensor:
