@@ -30,8 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     take = commands.add_parser("import", help="make a checkpoint of this package from the original authors' file")
     take.add_argument("source", metavar="SOURCE", help="local file, https://, hf:// or wandb://")
-    take.add_argument("--format", default="auto", help="auto, or a format: fae, mae, many_tasks")
-    take.add_argument("--model", help="method, where several read the format")
+    take.add_argument("--format", default="auto", help="auto, or a format: fae, mae, many_tasks, timm")
+    take.add_argument("--model", help="method, where several read the format, or around a backbone (timm)")
+    take.add_argument("--backbone", help="name of the backbone (timm), where it is not the method's default")
     take.add_argument("--output", "--out", required=True, metavar="FILE", help="new .ckpt")
     take.add_argument("--image_size", type=int, nargs="+", help="where the file does not tell it")
     give = commands.add_parser("export", help="a trained model as ONNX, torch.export program or safetensors")
@@ -49,7 +50,6 @@ def _parser() -> argparse.ArgumentParser:
 def _import(arguments: argparse.Namespace) -> int:
     from zoo.checkpoints.importing import import_checkpoint
     from zoo.checkpoints.saving import save_checkpoint
-    from zoo.checkpoints.sources import fetch
 
     log = logging.getLogger("zoo")  # tells which tensors were filled, new or ignored
     log.setLevel(logging.INFO)
@@ -57,7 +57,9 @@ def _import(arguments: argparse.Namespace) -> int:
     size = arguments.image_size
     more: dict[str, Any] = {} if size is None else {"image_size": size[0] if len(size) == 1 else tuple(size)}
     output = _new(arguments.output)
-    model = import_checkpoint(fetch(arguments.source), arguments.format, arguments.model, **more)
+    if arguments.backbone is not None:
+        more["backbone"] = arguments.backbone
+    model = import_checkpoint(arguments.source, arguments.format, arguments.model, **more)
     save_checkpoint(model, output)
     print(f"{model.method().name}, images of {model.in_channels} x {model.image_size}: {output}")
     return 0

@@ -1,11 +1,13 @@
 """Models from this package's own checkpoints: local files, URLs, Hugging Face and Weights & Biases."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from zoo.checkpoints.bounds import bounded, check_image_size
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import fetch
 from zoo.errors import UserError
@@ -13,6 +15,8 @@ from zoo.registry import load_class
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
+
+_MAX_CONFIG = 1 << 20
 
 
 def load_pretrained(source: str | Path) -> "AnomalyModule":
@@ -22,50 +26,134 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
 
     Args:
         source: a ``.ckpt``; a ``.safetensors`` with its ``config.yaml`` beside it; a run's folder or a folder of
-            ``zoo push``; ``https://...``; ``hf://owner/repository[/file][@revision]``; or
-            ``wandb://entity/project/artifact:version``.
+            ``zoo push``; ``https://...[#sha256=HEX]``; ``hf://owner/repository[/file][@revision]``; or
+            ``wandb://entity/project/artifact[:version]``.
 
     Raises:
-        UserError: not found, not reachable, unsafe, damaged or not one of ours.
+        UserError: not found, not reachable, unsafe, damaged, of a later format or not one of ours.
     """
     path = fetch(source)
     checkpoint = _with_config(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     if not isinstance(checkpoint, dict) or "uad_zoo" not in checkpoint:
         raise UserError(f"{source}: not a checkpoint of this package; the original authors' files need `zoo import`")
+    header, tensors = _header(source, checkpoint), _tensors(source, checkpoint)
+    arguments = _arguments(source, checkpoint)
     from zoo.nn.features import weights_follow
 
+    with bounded(str(source), path.stat().st_size), weights_follow():
+        cls = load_class(header["method"])
+        try:
+            model = cls(**arguments)
+        except TypeError as error:
+            raise UserError(f"{source}: {_advice(header)}: {str(error).rpartition('__init__() ')[2]}") from error
+        model.configure_model()
+        model.on_load_checkpoint(checkpoint)
+    _check_kinds(source, model, tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:300]
+        raise UserError(f"{source}: tensors do not fit its own arguments ({_advice(header)}): {reason}") from error
+    return model.eval()
+
+
+def _header(source: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The package's own entry; its format version is looked at before anything else of the file."""
+    from zoo import __version__
+    from zoo.module import CHECKPOINT_FORMAT
+
+    header = checkpoint["uad_zoo"]
+    number = header.get("format") if isinstance(header, dict) else None
+    if type(number) is not int or number < 1:
+        raise UserError(f"{source}: damaged: its entry uad_zoo has no format version")
+    header.setdefault("version", "unknown")
+    if number > CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{source}: has checkpoint format {number}, written by uad-zoo {header['version']}; this uad-zoo "
+            f"{__version__} reads up to {CHECKPOINT_FORMAT}: update it (pip install --upgrade uad-zoo)"
+        )
+    if not isinstance(header.get("method"), str) or not isinstance(header.setdefault("seed", None), int | None):
+        raise UserError(f"{source}: damaged: its entry uad_zoo names no method")
+    return header
+
+
+def _advice(header: Mapping[str, Any]) -> str:
+    from zoo import __version__
+
+    return (
+        f"written by uad-zoo {header['version']}, this is {__version__}; {header['method']} has changed since: load it "
+        f"with that version, or train it again"
+        if header["version"] != __version__
+        else f"its arguments are not those of {header['method']}"
+    )
+
+
+def _tensors(source: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    found = checkpoint.get("state_dict")
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise UserError(f"{source}: damaged: expected a state_dict of tensors by name")
     broken = [
         key
-        for key, value in checkpoint["state_dict"].items()
+        for key, value in found.items()
         if not isinstance(value, Tensor) or (value.is_floating_point() and not torch.isfinite(value).all())
     ]
     if broken:
         raise UserError(f"{source}: {broken[0]} is no finite tensor ({len(broken)} such entries); the run went wrong")
-    try:
-        model = load_class(checkpoint["uad_zoo"]["method"])(**checkpoint["hyper_parameters"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{source}: its header or arguments are not those of this version: {error}") from error
-    with weights_follow():
-        model.configure_model()
-    model.on_load_checkpoint(checkpoint)
-    try:
-        model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{source}: tensors do not fit its own arguments: {str(error).splitlines()[-1].strip()}"
-        ) from error
-    return model.eval()
+    return dict(found)
+
+
+def _arguments(source: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the method's class: plain values by name."""
+    found = checkpoint.get("hyper_parameters")
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) and _plain(found[key]) for key in found):
+        raise UserError(f"{source}: damaged: expected hyper_parameters of plain values by name")
+    check_image_size(str(source), found.get("image_size"))
+    return dict(found)
+
+
+def _plain(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, tuple | list):
+        return depth < 4 and all(_plain(entry, depth + 1) for entry in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _check_kinds(source: str | Path, model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Loading would convert silently: numbers that count, switch or weigh must stay what they are."""
+    for key, own in model.state_dict().items():
+        value = tensors.get(key)
+        if value is None or not own.numel():
+            continue
+        if value.is_floating_point() != own.is_floating_point() or value.is_complex() or value.dtype.itemsize < 1:
+            raise UserError(f"{source}: {key} is {value.dtype}, the model needs {own.dtype}")
 
 
 def _with_config(path: Path) -> dict[str, Any]:
     """The content of a ``.ckpt`` from a safetensors file and the ``config.yaml`` beside it."""
-    import yaml
-
     config = path.with_name("config.yaml")
     if not config.is_file():
         raise UserError(f"{path}: no config.yaml beside it, which names the method and its arguments")
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    content = _read_config(config)
     if not isinstance(content, dict) or not {"uad_zoo", "hyper_parameters"} <= content.keys():
         raise UserError(f"{config}: expected the keys uad_zoo and hyper_parameters of `zoo export`")
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in content["hyper_parameters"].items()}
+    arguments = content["hyper_parameters"]
+    if isinstance(arguments, dict):
+        arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     return {"uad_zoo": content["uad_zoo"], "hyper_parameters": arguments, "state_dict": read_checkpoint(path)}
+
+
+def _read_config(config: Path) -> Any:
+    """A small YAML file of plain values; tags that construct objects and aliases (which can multiply) are refused."""
+    import yaml
+
+    if config.stat().st_size > _MAX_CONFIG:
+        raise UserError(f"{config}: larger than {_MAX_CONFIG} bytes; expected the few lines of `zoo export`")
+    try:
+        text = config.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise UserError(f"{config}: refused: it refers to itself by aliases (*)")
+        return yaml.safe_load(text)
+    except UserError:
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{config}: refused, nothing was run: no plain YAML ({reason})") from error

@@ -1,5 +1,6 @@
 """Where checkpoints come from: local paths, https:// with resumed downloads, Hugging Face and Weights & Biases."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -10,6 +11,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +23,17 @@ _TRIES = 4
 _TIMEOUT = 30.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MAX_BYTES = 16 << 30
+_sealed: ContextVar[bool] = ContextVar("sealed", default=False)
+
+
+@contextlib.contextmanager
+def sealing() -> Iterator[None]:
+    """While a model is built from an untrusted file, nothing else is fetched or read."""
+    token = _sealed.set(True)
+    try:
+        yield
+    finally:
+        _sealed.reset(token)
 
 
 def cache_folder() -> Path:
@@ -43,6 +57,8 @@ def fetch(source: str | Path, *, exact: bool = False) -> Path:
     Raises:
         UserError: not found, not reachable, too large or not what its checksum says.
     """
+    if _sealed.get():
+        raise UserError(f"asks for another file, {source}; refused")
     text = str(source)
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme in ("http", "https"):

@@ -148,17 +148,25 @@ def _match(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> tuple[di
     return {key: tensors[prefix + key] for key in own if prefix + key in tensors}, prefix
 
 
-def _from_torchvision(tensors: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
-    """Torchvision's tensors under timm's names: transformers by name, convolutional networks by order and shape."""
-    start = next(
-        (key for key in tensors if key.endswith(("conv_proj.weight", "features.0.0.weight", "stem.0.weight"))), ""
-    )
-    prefix = re.sub(r"(conv_proj|features\.0\.0|stem\.0)\.weight$", "", start)
+def transformer_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A vision transformer's tensors under timm's names without prefix, from those of timm or torchvision."""
+    stems = ("patch_embed.proj.weight", "conv_proj.weight")
+    start = next((key for key in tensors if key.endswith(stems)), "")
+    prefix = re.sub(r"(patch_embed\.proj|conv_proj)\.weight$", "", start)
     named = {key.removeprefix(prefix): value for key, value in tensors.items() if start and key.startswith(prefix)}
     if "conv_proj.weight" in named:
         for pattern, ours in _VIT:
             named = {re.sub(pattern, ours, key): value for key, value in named.items()}
+    return named
+
+
+def _from_torchvision(tensors: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
+    """Torchvision's tensors under timm's names: transformers by name, convolutional networks by order and shape."""
+    if named := transformer_names(tensors):
         return named
+    start = next((key for key in tensors if key.endswith(("features.0.0.weight", "stem.0.weight"))), "")
+    prefix = re.sub(r"(features\.0\.0|stem\.0)\.weight$", "", start)
+    named = {key.removeprefix(prefix): value for key, value in tensors.items() if start and key.startswith(prefix)}
     import timm
 
     with torch.device("meta"):
