@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from zoo.checkpoints.transfer import transfer
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.masked_vit import MAENetwork, masked_mse, normalise_patches, random_resized_crop, schedule
@@ -255,15 +256,13 @@ class MaskedAutoencoder(AnomalyModule):
         model = cls(**{**_read_shapes(source), **init_args})
         model.configure_model()
         own = model.network.state_dict()
-        filled = {key: _adapt(key, source[key], own[key]) for key in own if key in source}
-        for key, value in filled.items():
-            if value.shape != own[key].shape:
-                raise UserError(
-                    f"MAE checkpoint: {key} is {tuple(value.shape)}, the model needs {tuple(own[key].shape)}"
-                )
-        model.network.load_state_dict({**own, **filled})
-        new = [key for key in own if key not in filled]
-        _log.info("MAE checkpoint: %d tensors filled, %d stay new: %s", len(filled), len(new), ", ".join(new) or "none")
+        fixed = ("pos_embed", "decoder_pos_embed")  # recomputed
+        tensors = {
+            key: _adapt(key, value, own[key] if key in own else value)
+            for key, value in source.items()
+            if key not in fixed
+        }
+        _log.info("MAE checkpoint: %s", transfer(model.network, tensors, allow_new=True))
         return model
 
 
