@@ -2,8 +2,6 @@
 
 import csv
 import io
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.runner import read_status, write_atomically
+from benchmarks.published import Figure, Published
+from benchmarks.results import Result
+from benchmarks.runner import write_atomically
 from zoo.metrics.functional import auroc
 from zoo.metrics.shortcuts import STATISTICS, Shortcut, audit
 from zoo.metrics.statistics import Interval, average_ranks, bootstrap_interval, critical_difference, delong_test, holm
@@ -29,27 +29,21 @@ METRICS = (
     "slice_auroc",
     "slice_ap",
 )
+_HEADS = ("method", "seeds", "image AUROC [95 %]", "p vs highest", "image AP", "pixel AUROC", "pixel AP", "AUPRO")
+EXPLANATION = (
+    "± is the sample standard deviation over seeds.",
+    "[95 %] is a percentile bootstrap over patients (over images where the data name no patients), stratified by "
+    "class; the bounds are means over seeds.",
+    "p vs highest is DeLong's paired test of the image AUROC against the method with the highest mean, Holm-corrected "
+    "within the data set. It counts images, not patients, as independent: with several images of a patient it is too "
+    "small. The highest mean is not thereby shown to be best.",
+    "† the interval does not lie above the AUROC of the strongest statistic that needs no learning, in the direction "
+    "that favours it on this very test set.",
+    "Stratified: the AUROC among images that are alike in that statistic (five bins).",
+    "Average ranks are over data sets; the critical difference (Nemenyi) takes these as independent and few of them as "
+    "little evidence.",
+)
 Array = NDArray[Any]
-
-
-class Result(NamedTuple):
-    """A finished cell.
-
-    Attributes:
-        folder: of the cell.
-        method: name in the benchmark.
-        dataset: name in the benchmark.
-        seed: of the run.
-        content: its ``metrics.json``.
-        scores: columns of its ``scores.csv``, sorted by id.
-    """
-
-    folder: Path
-    method: str
-    dataset: str
-    seed: int
-    content: dict[str, Any]
-    scores: dict[str, Array]
 
 
 class Row(NamedTuple):
@@ -80,27 +74,6 @@ class Row(NamedTuple):
     beats_shortcuts: bool
     stratified: float
     phantom: bool
-
-
-def read_results(folders: Iterable[Path]) -> list[Result]:
-    """All finished cells of benchmark folders, sorted; of equal cells the first counts."""
-    found: dict[tuple[str, str, int], Result] = {}
-    for folder in (path for out in folders for path in sorted((out / "cells").glob("*--*--*"))):
-        if read_status(folder).get("status") != "done":
-            continue
-        method, dataset, seed = folder.name.split("--")
-        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        found.setdefault(
-            (dataset, method, int(seed)), Result(folder, method, dataset, int(seed), content, _scores(folder))
-        )
-    return [found[key] for key in sorted(found)]
-
-
-def _scores(folder: Path) -> dict[str, Array]:
-    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["id"])
-    numbers = {name: np.array([float(row[name]) for row in rows]) for name in ("label", "score", *STATISTICS)}
-    return {**numbers, **{name: np.array([row[name] for row in rows]) for name in ("id", "subject")}}
 
 
 def rows_of(results: list[Result]) -> list[Row]:
@@ -135,7 +108,7 @@ def _row(dataset: str, method: str, cells: list[Result], best: bool, p_value: fl
         p_value,
         best,
         bool(interval.low > strongest.auroc),
-        float(np.mean(stratified)),
+        float(np.mean(stratified)) if stratified else float("nan"),
         any(bool(cell.content.get("phantom")) for cell in cells),
     )
 
@@ -180,12 +153,16 @@ def _against_best(by_method: dict[str, list[Result]], best: str) -> dict[str, fl
 
 
 def _statistics(cell: Result) -> dict[str, Array]:
-    return {name: cell.scores[name] for name in STATISTICS}
+    return {name: cell.scores[name] for name in STATISTICS if name in cell.scores}
 
 
 def shortcuts_of(cells: list[Result]) -> list[Shortcut]:
-    """Statistics that need no learning on the test set of these cells, the strongest first."""
-    return audit(_statistics(cells[0]), cells[0].scores["label"])
+    """Statistics that need no learning on the test set of these cells, the strongest first.
+
+    Cells of an older version may lack some; the cell that knows most of them is asked.
+    """
+    fullest = max(cells, key=lambda cell: len(_statistics(cell)))
+    return audit(_statistics(fullest), fullest.scores["label"])
 
 
 def ranks_of(rows: list[Row]) -> tuple[dict[str, float], float]:
@@ -221,33 +198,57 @@ def _figure(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.6f}"
 
 
-def as_markdown(name: str, rows: list[Row], results: list[Result]) -> str:
-    """``leaderboard.md``: a table per data set with its shortcut audit, then the ranks."""
+def as_markdown(name: str, rows: list[Row], results: list[Result], published: Published) -> str:
+    """``leaderboard.md``: a table per data set with its shortcut audit, then ranks and the meaning of it all."""
     lines = [f"# {name}", ""]
+    notes: list[str] = []
     for dataset in sorted({row.dataset for row in rows}):
         here = [row for row in rows if row.dataset == dataset]
         phantom = " (PHANTOM: generated data, no statement on real images)" if here[0].phantom else ""
         lines += [f"## {dataset}{phantom}", ""]
-        lines += ["| method | seeds | image AUROC [95 %] | p vs best | image AP | pixel AUROC | pixel AP | AUPRO |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
-        lines += [_markdown_row(row) for row in here]
-        cells = [result for result in results if result.dataset == dataset]
-        told = ", ".join(f"{one.name} {one.auroc:.3f}" for one in shortcuts_of(cells))
+        beside = [m for m in METRICS if any(published.get(dataset, row.method, m) for row in here)]
+        heads = [*_HEADS, *(f"*published {metric}*" for metric in beside)]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for row in here:
+            figures = [_published_cell(published.get(dataset, row.method, metric), notes) for metric in beside]
+            lines += ["| " + " | ".join([*_markdown_cells(row), *figures]) + " |"]
+        told = ", ".join(
+            f"{one.name} {one.auroc:.3f}" for one in shortcuts_of([r for r in results if r.dataset == dataset])
+        )
         lines += ["", f"Without learning (AUROC): {told}. † not shown to beat the best of them.", ""]
     ranks, difference = ranks_of(rows)
-    lines += ["## Average rank (image AUROC)", ""]
+    phantom = " (PHANTOM data among them)" if any(row.phantom for row in rows) else ""
+    lines += [f"## Average rank (image AUROC){phantom}", ""]
     lines += [f"{rank:.2f}  {method}" for method, rank in ranks.items()]
     lines += ["", f"Critical difference (Nemenyi, 5 %): {difference:.2f}" if not np.isnan(difference) else ""]
+    lines += ["", "## How to read this", "", *(f"- {line}" for line in EXPLANATION)]
+    if notes:
+        lines += ["", "Published figures, on the real data and by the protocol of their source:", ""]
+        lines += [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_row(row: Row) -> str:
+def _published_cell(figure: Figure | None, notes: list[str]) -> str:
+    if figure is None:
+        return ""
+    return f"*{figure.text}* [{note_number(figure, notes)}]"
+
+
+def note_number(figure: Figure, notes: list[str]) -> int:
+    """Number of a figure's source in the list of sources, to which it is added if it is new."""
+    told = f"{figure.source.title}, {figure.source.venue}, {figure.source.table}: {figure.source.url}"
+    told += " (≈: read off a plot)" if figure.approximate else ""
+    if told not in notes:
+        notes.append(told)
+    return notes.index(told) + 1
+
+
+def _markdown_cells(row: Row) -> list[str]:
     area = f"{_pm(row, 'image_auroc')} [{row.interval.low:.3f}, {row.interval.high:.3f}]"
-    significant = row.best and row.p_value != row.p_value
     mark = "" if row.beats_shortcuts else " †"
-    p = "best" if significant else ("" if np.isnan(row.p_value) else f"{row.p_value:.3f}")
-    rest = " | ".join(_pm(row, name) for name in ("image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro"))
-    return f"| {row.method}{mark} | {row.seeds} | {area} | {p} | {rest} |"
+    p = "highest" if row.best else ("" if np.isnan(row.p_value) else f"{row.p_value:.3f}")
+    rest = (_pm(row, name) for name in ("image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro"))
+    return [row.method + mark, str(row.seeds), area, p, *rest]
 
 
 def _pm(row: Row, metric: str) -> str:
@@ -257,9 +258,9 @@ def _pm(row: Row, metric: str) -> str:
     return f"{mean:.3f}" + ("" if np.isnan(deviation) else f" ± {deviation:.3f}")
 
 
-def write_tables(out: Path, name: str, results: list[Result]) -> list[Row]:
-    """Write ``leaderboard.csv`` and ``leaderboard.md``; nothing is written without finished cells."""
+def write_tables(out: Path, name: str, results: list[Result], published: Published) -> list[Row]:
+    """Write ``leaderboard.csv`` (our figures only) and ``leaderboard.md``."""
     rows = rows_of(results)
     write_atomically(out / "leaderboard.csv", as_csv(rows))
-    write_atomically(out / "leaderboard.md", as_markdown(name, rows, results))
+    write_atomically(out / "leaderboard.md", as_markdown(name, rows, results, published))
     return rows

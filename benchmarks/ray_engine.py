@@ -1,76 +1,94 @@
 """The same cells on a Ray cluster: an existing one (``RAY_ADDRESS``) or a local one."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.plan import Cell
-from benchmarks.runner import Limits, read_status, run_local
+from benchmarks.resources import gpus_wanted
+from benchmarks.results import read_json
+from benchmarks.runner import Limits, Report, read_status, run_local
 from zoo.errors import UserError
+
+WATCH_SECONDS = 1.0
 
 
 def run_ray(
-    cells: list[Cell],
-    out: Path,
-    limits: Limits,
-    workers: int,
-    report: Callable[[Cell, str, dict[str, Any]], None],
-) -> list[Cell]:
+    cells: list[Cell], out: Path, limits: Limits, workers: int, report: Report, cores: int | None = None
+) -> dict[str, str]:
     """Run cells as Ray tasks; the folder must lie on storage that every node sees.
+
+    A cell asks Ray for its cores, which are its number of threads, and for the GPUs of its ``trainer.devices``.
 
     Args:
         cells: see :func:`benchmarks.runner.run_local`.
         out: see there.
         limits: see there.
-        workers: cells at a time; each asks for one CPU, and one GPU if the cluster has any.
+        workers: cells at a time.
         report: see there.
+        cores: of each cell; None: the cluster's divided by ``workers``, at most those of the largest node.
 
     Returns:
-        list: the cells that failed.
+        dict: name of each cell that failed, and why.
 
     Raises:
-        UserError: Ray is not installed.
+        UserError: Ray is not installed, or no node has the GPUs that a cell asks for.
     """
     try:
         import ray
     except ImportError as error:
         raise UserError("--engine ray needs Ray: pip install 'uad-zoo[ray]'") from error
-    root = str(Path(__file__).parents[1])
+    local = not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
     ray.init(
-        num_cpus=None if ray.is_initialized() or "RAY_ADDRESS" in os.environ else workers,
+        num_cpus=max(workers * (cores or 1), os.cpu_count() or 1) if local else None,
         include_dashboard=False,
         log_to_driver=False,
         ignore_reinit_error=True,
-        runtime_env={"env_vars": {"PYTHONPATH": root}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
     )
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    total, largest, gpus = _most(nodes, "CPU", sum), _most(nodes, "CPU", max), _most(nodes, "GPU", max)
+    share = cores or max(1, min(total // workers, largest))
 
-    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)
-    def run_one(cell: Cell) -> bool:
-        return not run_local([cell], out.absolute(), limits, 1, lambda *_: None)
+    @ray.remote(max_retries=0)
+    def run_one(cell: Cell) -> dict[str, str]:
+        return run_local([cell], out.absolute(), limits, 1, lambda *_: None, cores=share)
 
+    def submit(cell: Cell) -> Any:
+        wanted = gpus_wanted(cell.config.get("trainer", {}), gpus) if gpus else 0
+        if wanted > gpus:
+            raise UserError(f"{cell.name} asks for {wanted} GPUs (trainer.devices), the largest node has {gpus}")
+        (out / "cells" / cell.name / "progress.json").unlink(missing_ok=True)
+        return run_one.options(num_cpus=share, num_gpus=wanted).remote(cell)
+
+    failed: dict[str, str] = {}
+    waiting = [cell for cell in cells if not cell.needs]
+    later = [cell for cell in cells if cell.needs]  # ensembles wait for their members
+    pending: dict[Any, Cell] = {}
     try:
-        alone = [cell for cell in cells if not cell.needs]
-        later = [cell for cell in cells if cell.needs]  # ensembles wait for their members
-        pending = {run_one.remote(cell): cell for cell in alone}
-        failed = []
-        while pending or later:
-            if not pending:
-                pending, later = {run_one.remote(cell): cell for cell in later}, []
-            (ready,), _ = ray.wait(list(pending), num_returns=1)
-            cell = pending.pop(ready)
-            try:
-                well = ray.get(ready)
-            except Exception as error:  # a lost node fails its cell alone
-                from benchmarks.runner import write_status
-
-                write_status(out / "cells" / cell.name, cell, "failed", f"Ray: {type(error).__name__}")
-                well = False
-            if not well:
-                failed.append(cell)
-            status = read_status(out / "cells" / cell.name)
-            report(cell, str(status.get("status")), status)
+        while waiting or pending or later:
+            if not waiting and not pending:
+                waiting, later = later, []
+            while waiting and len(pending) < workers:
+                cell = waiting.pop(0)
+                pending[submit(cell)] = cell
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=WATCH_SECONDS)
+            for reference in ready:
+                cell = pending.pop(reference)
+                try:
+                    reasons = ray.get(reference)
+                except Exception as error:  # a lost node fails its cell alone
+                    reasons = {cell.name: f"Ray: {type(error).__name__}"}
+                failed |= reasons
+                status = read_status(out / "cells" / cell.name)
+                report(cell, "failed" if reasons else "done", {**status, "reason": "".join(reasons.values())})
+            for cell in pending.values():
+                if progress := read_json(out / "cells" / cell.name / "progress.json"):
+                    report(cell, "running", progress)
         return failed
     finally:
         ray.shutdown()
+
+
+def _most(nodes: list[dict[str, float]], key: str, combine: Any) -> int:
+    return int(combine([node.get(key, 0) for node in nodes] or [0]))

@@ -17,9 +17,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.plan import Cell
+from benchmarks.resources import environment_of, gpus_wanted, kill, memory_gb, stop, take_gpus, visible_gpus
+from benchmarks.results import read_cell, read_json
 from zoo.errors import UserError
 
 POLL_SECONDS = 0.02
+WATCH_SECONDS = 0.5
+Report = Callable[[Cell, str, dict[str, Any]], None]
 
 
 class Limits(NamedTuple):
@@ -27,7 +31,7 @@ class Limits(NamedTuple):
 
     Attributes:
         seconds: wall-clock time, None without limit.
-        memory_gb: resident memory of its processes, None without limit.
+        memory_gb: memory of all its processes together, None without limit.
     """
 
     seconds: float | None = None
@@ -38,19 +42,20 @@ class Limits(NamedTuple):
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under another name, then rename it."""
+    """Write a text file under another name, then rename it; nothing is left behind when that fails."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """A cell's ``status.json``; empty if there is none or it is damaged."""
-    try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
+    return read_json(folder / "status.json")
 
 
 def write_status(folder: Path, cell: Cell, status: str, reason: str = "") -> None:
@@ -60,18 +65,21 @@ def write_status(folder: Path, cell: Cell, status: str, reason: str = "") -> Non
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
-    """True if the cell was finished with the same configuration and data, and its metrics are there."""
+    """True if the cell was finished with the same configuration and data, and its results can be read."""
     status = read_status(folder)
     if status.get("status") != "done" or status.get("fingerprint") != cell.fingerprint:
         return False
-    return _readable_metrics(folder)
+    return _problem_of_results(folder) is None
 
 
-def _readable_metrics(folder: Path) -> bool:
+def _problem_of_results(folder: Path) -> str | None:
+    if not (folder / "metrics.json").exists():
+        return "ended without metrics"
     try:
-        return "metrics" in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+        read_cell(folder)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def prepare(folder: Path, cell: Cell) -> None:
@@ -79,7 +87,8 @@ def prepare(folder: Path, cell: Cell) -> None:
     if folder.exists() and (read_status(folder).get("fingerprint") != cell.fingerprint or _damaged(folder)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)
+    for name in ("metrics.json", "scores.csv", "progress.json"):
+        (folder / name).unlink(missing_ok=True)
     write_atomically(folder / "config.yaml", yaml.safe_dump(cell.config, sort_keys=False))
     write_status(folder, cell, "running")
 
@@ -94,8 +103,8 @@ def _damaged(folder: Path) -> bool:
 
 def finish(folder: Path, cell: Cell, problem: str | None) -> bool:
     """Write the final status of a cell whose process has ended; True if all went well."""
-    if problem is None and not _readable_metrics(folder):
-        problem = "ended without metrics"
+    (folder / "progress.json").unlink(missing_ok=True)
+    problem = problem or _problem_of_results(folder)
     if problem is None:
         panel = folder / "panels" / "most_anomalous.png"
         if panel.exists():
@@ -145,45 +154,15 @@ def exclusive(out: Path) -> Iterator[None]:
 # ---- the local engine ---------------------------------------------------------------------------------------------
 
 
-def worker_environment(cores: int, gpu: str | None) -> dict[str, str]:
-    """Environment of a cell's process: its share of the cores, its GPU."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
-    )
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
-    return environment
-
-
-def _next_cell(waiting: list[Cell], running: list[Cell]) -> Cell | None:
-    """The first cell whose members are neither waiting nor running."""
-    busy = {cell.name for cell in (*waiting, *running)}
-    return next((cell for cell in waiting if not busy.intersection(cell.needs)), None)
-
-
-def _unfinished_members(out: Path, cell: Cell) -> str:
-    """Why an ensemble cannot be made: a failed member may have left a half-trained checkpoint."""
-    unfinished = [need for need in cell.needs if read_status(out / "cells" / need).get("status") != "done"]
-    return f"members not finished: {', '.join(unfinished)}" if unfinished else ""
-
-
-class _Worker(NamedTuple):
-    cell: Cell
-    folder: Path
-    process: subprocess.Popen[bytes]
-    started: float
-    slot: int
-
-
 def run_local(
     cells: list[Cell],
     out: Path,
     limits: Limits,
     workers: int,
-    report: Callable[[Cell, str, dict[str, Any]], None],
+    report: Report,
     command: Callable[[Path], list[str]] | None = None,
-) -> list[Cell]:
+    cores: int | None = None,
+) -> dict[str, str]:
     """Run cells in a pool of subprocesses.
 
     Args:
@@ -191,84 +170,131 @@ def run_local(
         out: the benchmark's folder.
         limits: of each cell.
         workers: processes at a time; cores and GPUs are divided among them.
-        report: called with a cell, its state (``running``, ``done``, ``failed``) and its status.
+        report: called with a cell, its state (``running``, ``done``, ``failed``) and its progress or status.
         command: of a cell's folder; None: this package's worker.
+        cores: of each cell; None: its share of the machine's.
 
     Returns:
-        list: the cells that failed.
+        dict: name of each cell that failed, and why.
     """
-    make_command = command or (lambda folder: [sys.executable, "-m", "benchmarks.cell", str(folder)])
-    gpus, cores = visible_gpus(), max(1, (os.cpu_count() or 1) // workers)
-    waiting, running, failed = list(cells), dict[int, _Worker](), list[Cell]()
+    pool = _Pool(list(cells), out, limits, report, cores or max(1, (os.cpu_count() or 1) // workers), command)
     try:
-        while waiting or running:
-            for slot in range(workers):
-                cell = None if slot in running else _next_cell(waiting, [worker.cell for worker in running.values()])
-                if cell is not None:
-                    waiting.remove(cell)
-                    folder = out / "cells" / cell.name
-                    prepare(folder, cell)
-                    if missing := _unfinished_members(out, cell):
-                        finish(folder, cell, missing)
-                        failed.append(cell)
-                        report(cell, "failed", read_status(folder))
-                        continue
-                    environment = worker_environment(cores, gpus[slot % len(gpus)] if gpus else None)
-                    with (folder / "log.txt").open("ab") as log:
-                        process = subprocess.Popen(
-                            make_command(folder), stdout=log, stderr=log, env=environment, start_new_session=True
-                        )
-                    running[slot] = _Worker(cell, folder, process, time.monotonic(), slot)
-                    report(cell, "running", {})
-            for slot, worker in list(running.items()):
-                problem = _problem(worker, limits)
-                if problem == "":
-                    continue
-                del running[slot]
-                if not finish(worker.folder, worker.cell, problem):
-                    failed.append(worker.cell)
-                report(worker.cell, str(read_status(worker.folder).get("status")), read_status(worker.folder))
+        while pool.waiting or pool.running:
+            while len(pool.running) < workers and pool.start_one():
+                pass
+            pool.look_after()
             time.sleep(POLL_SECONDS)
     finally:
-        for worker in running.values():
-            _kill(worker.process)
-    return failed
+        stop([worker.process for worker in pool.running])
+    return pool.failed
 
 
-def _problem(worker: _Worker, limits: Limits) -> str | None:
+class _Worker(NamedTuple):
+    cell: Cell
+    folder: Path
+    process: subprocess.Popen[bytes]
+    started: float
+    gpus: list[str]
+
+
+class _Pool:
+    """The cells of one run: waiting, running, failed."""
+
+    def __init__(
+        self,
+        waiting: list[Cell],
+        out: Path,
+        limits: Limits,
+        report: Report,
+        cores: int,
+        command: Callable[[Path], list[str]] | None,
+    ) -> None:
+        self.waiting, self.out, self.limits, self.report, self.cores = waiting, out, limits, report, cores
+        self.command = command or (lambda folder: [sys.executable, "-m", "benchmarks.cell", str(folder)])
+        self.running: list[_Worker] = []
+        self.failed: dict[str, str] = {}
+        self.gpus = visible_gpus()
+        self.watched = 0.0
+
+    def start_one(self) -> bool:
+        """Start the first cell whose members are finished; False if none can be started now."""
+        busy = {cell.name for cell in (*self.waiting, *(worker.cell for worker in self.running))}
+        cell = next((cell for cell in self.waiting if not busy.intersection(cell.needs)), None)
+        if cell is None:
+            return False
+        wanted = gpus_wanted(cell.config.get("trainer", {}), len(self.gpus))
+        problem = _unfinished_members(self.out, cell)
+        if self.gpus and wanted > len(self.gpus):
+            problem = problem or f"asks for {wanted} GPUs (trainer.devices), there are {len(self.gpus)}"
+        gpus = [] if problem else take_gpus(min(wanted, len(self.gpus)), self.gpus, [one.gpus for one in self.running])
+        if gpus is None:  # nobody overtakes a cell that waits for GPUs, or it would wait for ever
+            return False
+        self.waiting.remove(cell)
+        folder = self.out / "cells" / cell.name
+        try:
+            prepare(folder, cell)
+            if problem:
+                self._end(cell, folder, problem)
+                return True
+            environment = environment_of(self.cores, gpus if self.gpus else None)
+            with (folder / "log.txt").open("ab") as log:
+                process = subprocess.Popen(
+                    self.command(folder), stdout=log, stderr=log, env=environment, start_new_session=True
+                )
+        except OSError as error:
+            self._fail(cell, _told(error, folder))
+            return True
+        self.running.append(_Worker(cell, folder, process, time.monotonic(), gpus))
+        self.report(cell, "running", {})
+        return True
+
+    def look_after(self) -> None:
+        """End what has finished or takes too much; tell the progress of the others."""
+        watch = time.monotonic() - self.watched > WATCH_SECONDS
+        self.watched = time.monotonic() if watch else self.watched
+        for worker in list(self.running):
+            problem = _problem(worker, self.limits, watch)
+            if problem != "":
+                kill(worker.process)  # and what it may have left behind
+                self.running.remove(worker)
+                self._end(worker.cell, worker.folder, problem)
+            elif watch:
+                self.report(worker.cell, "running", read_json(worker.folder / "progress.json"))
+
+    def _end(self, cell: Cell, folder: Path, problem: str | None) -> None:
+        try:
+            well = finish(folder, cell, problem)
+        except OSError as error:
+            self._fail(cell, _told(error, folder))
+            return
+        status = read_status(folder)
+        if not well:
+            self.failed[cell.name] = str(status.get("reason"))
+        self.report(cell, "done" if well else "failed", status)
+
+    def _fail(self, cell: Cell, reason: str) -> None:
+        """A failure that cannot be written down; the cell is run again next time."""
+        self.failed[cell.name] = reason
+        self.report(cell, "failed", {"status": "failed", "reason": reason})
+
+
+def _told(error: OSError, folder: Path) -> str:
+    return f"the runner cannot write {error.filename or folder}: {error.strerror or error}"
+
+
+def _unfinished_members(out: Path, cell: Cell) -> str | None:
+    """Why an ensemble cannot be made: a failed member may have left a half-trained checkpoint."""
+    unfinished = [need for need in cell.needs if read_status(out / "cells" / need).get("status") != "done"]
+    return f"members not finished: {', '.join(unfinished)}" if unfinished else None
+
+
+def _problem(worker: _Worker, limits: Limits, watch: bool) -> str | None:
     """Empty while the process runs, None if it ended well, else why it failed."""
     code = worker.process.poll()
     if code is not None:
         return None if code == 0 else reason_of(code, worker.folder / "log.txt")
     if limits.seconds is not None and time.monotonic() - worker.started > limits.seconds:
-        _kill(worker.process)
         return f"took longer than {limits.seconds / 60:g} minutes"
-    if limits.memory_gb is not None and resident_gb(worker.process.pid) > limits.memory_gb:
-        _kill(worker.process)
+    if watch and limits.memory_gb is not None and memory_gb(worker.process.pid, limits.memory_gb) > limits.memory_gb:
         return f"used more than {limits.memory_gb:g} GB of memory"
     return ""
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def resident_gb(pid: int) -> float:
-    """Resident memory of a process in GB; 0 where it cannot be told."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
-
-
-def visible_gpus() -> list[str]:
-    """GPUs that ``CUDA_VISIBLE_DEVICES`` leaves (the user's, SLURM's or Ray's choice), else all; without torch."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(n) for n in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]

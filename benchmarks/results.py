@@ -1,0 +1,160 @@
+"""What finished cells left behind: damaged files and foreign configurations are named, not used."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from zoo.metrics.shortcuts import STATISTICS
+
+Array = NDArray[Any]
+PLAN_FILE = "benchmark.json"
+
+
+class Result(NamedTuple):
+    """A finished cell.
+
+    Attributes:
+        folder: of the cell.
+        method: name in the benchmark.
+        dataset: name in the benchmark.
+        seed: of the run.
+        content: its ``metrics.json``.
+        scores: columns of its ``scores.csv``, sorted by id.
+    """
+
+    folder: Path
+    method: str
+    dataset: str
+    seed: int
+    content: dict[str, Any]
+    scores: dict[str, Array]
+
+
+class Reading(NamedTuple):
+    """Benchmark folders, read.
+
+    Attributes:
+        results: the cells that count, sorted by data set, method and seed.
+        damaged: name of a cell said to be finished -> what is wrong with its files.
+        conflicting: name or folder of a cell -> why it does not belong with the others.
+        outdated: names of cells of an earlier configuration of their folder.
+    """
+
+    results: list[Result]
+    damaged: dict[str, str]
+    conflicting: dict[str, str]
+    outdated: list[str]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if the file is missing, damaged or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_cell(folder: Path) -> Result:
+    """Read a finished cell.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message names it.
+    """
+    method, dataset, seed = folder.name.split("--")
+    content = read_json(folder / "metrics.json")
+    metrics = content.get("metrics")
+    if not isinstance(metrics, dict) or not all(value is None or _is_number(value) for value in metrics.values()):
+        raise ValueError("metrics.json is missing or damaged")
+    try:
+        scores = _scores(folder / "scores.csv")
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"scores.csv is missing or damaged ({type(error).__name__})") from error
+    return Result(folder, method, dataset, int(seed), content, scores)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _scores(path: Path) -> dict[str, Array]:
+    """Columns of ``scores.csv``; statistics that an older version did not write are left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = sorted(reader, key=lambda row: row["id"])
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise ValueError("no rows, or a row with too few or too many values")
+    known = [name for name in STATISTICS if name in rows[0]]
+    numbers = {name: np.array([float(row[name]) for row in rows]) for name in ("label", "score", *known)}
+    if not np.isfinite(numbers["score"]).all() or not np.isin(numbers["label"], (0, 1)).all():
+        raise ValueError("scores must be finite and labels 0 or 1")
+    return {**numbers, **{name: np.array([row[name] for row in rows]) for name in ("id", "subject")}}
+
+
+def read_results(folders: Iterable[Path]) -> Reading:
+    """All finished cells of benchmark folders that belong together.
+
+    A cell whose fingerprint is not the one in the folder's ``benchmark.json`` comes from an earlier configuration. Of
+    equal cells in several folders the first counts; cells of one method on one data set must have the configuration of
+    the first one, but for seed and place of the data.
+    """
+    found: dict[tuple[str, str, int], Result] = {}
+    damaged: dict[str, str] = {}
+    conflicting: dict[str, str] = {}
+    outdated: list[str] = []
+    for out in folders:
+        planned = read_json(out / PLAN_FILE).get("cells")
+        for folder in sorted((out / "cells").glob("*--*--*")):
+            status = read_json(folder / "status.json")
+            if status.get("status") != "done":
+                continue
+            if isinstance(planned, dict) and planned.get(folder.name) != status.get("fingerprint"):
+                outdated.append(folder.name)
+                continue
+            try:
+                result = read_cell(folder)
+            except ValueError as error:
+                damaged[folder.name] = str(error)
+                continue
+            key = (result.dataset, result.method, result.seed)
+            if key in found and read_json(found[key].folder / "status.json").get("fingerprint") != status.get(
+                "fingerprint"
+            ):
+                conflicting[str(folder)] = f"another configuration than {found[key].folder}"
+            found.setdefault(key, result)
+    kept = _alike([found[key] for key in sorted(found)], conflicting)
+    return Reading(kept, damaged, conflicting, outdated)
+
+
+def _alike(results: list[Result], conflicting: dict[str, str]) -> list[Result]:
+    """The results whose configuration and data are those of the first of their method and data set."""
+    first: dict[tuple[str, str], tuple[Result, Any]] = {}
+    kept = []
+    for result in results:
+        own = _essence(result)
+        reference, essence = first.setdefault((result.dataset, result.method), (result, own))
+        if own == essence:
+            kept.append(result)
+        else:
+            conflicting[result.folder.name] = (
+                f"configuration, data or tested images differ from {reference.folder.name}"
+            )
+    return kept
+
+
+def _essence(result: Result) -> Any:
+    """What must be equal among the seeds: the configuration without seed and paths, the data and the tested images."""
+    try:
+        config = yaml.safe_load((result.folder / "config.yaml").read_text(encoding="utf-8"))
+        config.pop("seed_everything", None)
+        config["data"].get("init_args", {}).pop("root", None)
+        config["model"].get("init_args", {}).pop("checkpoints", None)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        config = None
+    return config, result.content.get("data_fingerprint"), result.scores["id"].tolist()
