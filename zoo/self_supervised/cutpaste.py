@@ -5,6 +5,7 @@ classifier tells clean images from such with a pasted patch or scar of themselve
 healthy images is the score. It does not localise; `cutpaste_dense` (a configuration of NSA) does.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -160,11 +161,24 @@ def cut_and_paste(image: Tensor, rng: np.random.Generator, *, scar: bool) -> Ten
         h, w = (int(np.clip(round(s), 2, n - 1)) for s, n in zip(sides, (height, width), strict=True))
         (top, left), (y, x) = (rng.integers(0, (height - h + 1, width - w + 1)) for _ in range(2))
         patch = (one[:, top : top + h, left : left + w] * rng.uniform(0.9, 1.1) + rng.uniform(-0.1, 0.1)).clamp(0, 1)
-        angle = np.deg2rad(rng.uniform(-45, 45)) if scar else 0.0
-        ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        dy, dx = ys - (y + (h - 1) / 2), xs - (x + (w - 1) / 2)
-        rows = (np.cos(angle) * dy + np.sin(angle) * dx + (h - 1) / 2).round().long()
-        columns = (-np.sin(angle) * dy + np.cos(angle) * dx + (w - 1) / 2).round().long()
-        inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
-        one[:, inside] = patch[:, rows[inside], columns[inside]]
+        if scar:
+            _paste_turned(one, patch, y, x, np.deg2rad(rng.uniform(-45, 45)))
+        else:
+            one[:, y : y + h, x : x + w] = patch
     return pasted
+
+
+def _paste_turned(image: Tensor, patch: Tensor, y: int, x: int, angle: float) -> None:
+    """Paste in place a patch ``(C, h, w)`` that lies at (y, x), turned about its middle, by the nearest pixel."""
+    h, w = patch.shape[1:]
+    reach = math.ceil(math.hypot(h, w) / 2)
+    middle = (y + (h - 1) / 2, x + (w - 1) / 2)
+    ys, xs = (
+        np.arange(max(math.floor(c) - reach, 0), min(math.ceil(c) + reach + 1, side))
+        for c, side in zip(middle, image.shape[1:], strict=True)
+    )
+    dy, dx = (ys - middle[0])[:, None], (xs - middle[1])[None]
+    rows = np.rint(np.cos(angle) * dy + np.sin(angle) * dx + (h - 1) / 2).astype(int)
+    columns = np.rint(-np.sin(angle) * dy + np.cos(angle) * dx + (w - 1) / 2).astype(int)
+    down, right = np.nonzero((rows >= 0) & (rows < h) & (columns >= 0) & (columns < w))
+    image[:, ys[down], xs[right]] = patch[:, rows[down, right], columns[down, right]]

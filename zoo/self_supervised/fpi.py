@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.residual import WideResidualSegmenter
 from zoo.scoring.pooling import PoolingRule, pool_map
-from zoo.synthetic.rectangles import Rectangle, draw_square
+from zoo.synthetic.rectangles import draw_square
 from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.strategy import RatedTask, equalise_own_range, rated_batch
 
@@ -73,12 +73,16 @@ class ForeignPatchInterpolation(AnomalyModule):
         """``(B, C, H, W)`` as it is, or equalised to [0, 1] under the strategy."""
         return equalise_own_range(image) if self.hparams["strategy"] else image
 
-    def interpolate(self, own: Tensor, other: Tensor, box: Rectangle, alpha: float) -> Tensor:
-        """Mix the box of ``other`` ``(C, H, W)`` into ``own`` with weight ``alpha``."""
-        mixed = own.clone()
-        where = (slice(None), *box.slices())
-        mixed[where] = torch.lerp(own[where], other[where], alpha)
-        return mixed
+    def interpolate(self, own: Tensor, other: Tensor, alpha: float, bounds: tuple[Tensor, Tensor]) -> Tensor:
+        """Mix a patch ``(C, h, w)`` of the other image into the own one with weight ``alpha``.
+
+        Args:
+            own: patch.
+            other: patch.
+            alpha: weight of the other.
+            bounds: smallest and largest value of both images.
+        """
+        return torch.lerp(own, other, alpha)
 
     def make_anomalies(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Altered images and labels of a batch; each image is mixed with the next one.
@@ -93,12 +97,16 @@ class ForeignPatchInterpolation(AnomalyModule):
         if self.hparams["strategy"]:
             return rated_batch(image, rng, task=self.rated_task)[:2]
         size = (int(image.shape[2]), int(image.shape[3]))
-        altered, label = image.clone(), torch.zeros_like(image[:, :1])
-        for number, other in enumerate(image.roll(-1, 0)):
-            box, alpha = draw_square(rng, size, self.hparams["core"]), float(rng.uniform(0.05, 0.95))
-            altered[number] = self.interpolate(image[number], other, box, alpha)
-            changed = (altered[number] - image[number]).abs().mean(0) > self.hparams["tolerance"]
-            label[number, 0] = torch.where(changed, alpha, 0.0)
+        altered, label, others = image.clone(), torch.zeros_like(image[:, :1]), image.roll(-1, 0)
+        low, high = image.amin((1, 2, 3)), image.amax((1, 2, 3))
+        low, high = torch.minimum(low, low.roll(-1)), torch.maximum(high, high.roll(-1))
+        for number in range(len(image)):
+            box, alpha = draw_square(rng, size, self.hparams["core"]).slices(), float(rng.uniform(0.05, 0.95))
+            own = image[number, :, *box]
+            mixed = self.interpolate(own, others[number, :, *box], alpha, (low[number], high[number]))
+            altered[number, :, *box] = mixed
+            changed = (mixed - own).abs().mean(0) > self.hparams["tolerance"]
+            label[number, 0, *box] = torch.where(changed, alpha, 0.0)
         return altered, label
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from zoo.self_supervised.fpi import ForeignPatchInterpolation
 from zoo.synthetic.blending import poisson_interpolate
-from zoo.synthetic.rectangles import Rectangle
 
 
 class PoissonImageInterpolation(ForeignPatchInterpolation):
@@ -28,10 +27,8 @@ class PoissonImageInterpolation(ForeignPatchInterpolation):
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
     rated_task = "interpolate"
 
-    def interpolate(self, own: Tensor, other: Tensor, box: Rectangle, alpha: float) -> Tensor:
-        """Blend the box of ``other`` ``(C, H, W)`` into ``own``."""
-        low, high = min(own.min(), other.min()), max(own.max(), other.max())
-        patch = other[(slice(None), *box.slices())]
-        if min(patch.shape[1:]) < 3:
+    def interpolate(self, own: Tensor, other: Tensor, alpha: float, bounds: tuple[Tensor, Tensor]) -> Tensor:
+        """Blend a patch ``(C, h, w)`` of the other image into the own one; arguments as in FPI."""
+        if min(own.shape[1:]) < 3:
             return own
-        return poisson_interpolate(own, patch, alpha, (box.top, box.left)).clamp(low, high)
+        return poisson_interpolate(own, other, alpha, (0, 0)).clamp(*bounds)
