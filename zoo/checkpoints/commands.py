@@ -1,7 +1,6 @@
 """``zoo import``, ``zoo export`` and ``zoo push``."""
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -43,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("source", metavar="RUN", help="run folder, or a checkpoint")
     push.add_argument("--output", "--out", required=True, metavar="DIR", help="new folder")
     push.add_argument("--repo", help="OWNER/NAME on the hub to upload the folder to")
-    push.add_argument("--licence", default="unknown", help="licence of the weights, for the card")
+    push.add_argument(
+        "--licence", help="licence of the weights, for the card; default: the imported file's, or unknown"
+    )
     return parser
 
 
@@ -60,9 +61,14 @@ def _import(arguments: argparse.Namespace) -> int:
     if arguments.backbone is not None:
         more["backbone"] = arguments.backbone
     model = import_checkpoint(arguments.source, arguments.format, arguments.model, **more)
-    save_checkpoint(model, output)
+    file = Path(arguments.source.partition("#")[0]).name
+    save_checkpoint(model, output, {"format": _format(model, arguments.format), "file": file})
     print(f"{model.method().name}, images of {model.in_channels} x {model.image_size}: {output}")
     return 0
+
+
+def _format(model: "AnomalyModule", asked: str) -> str:
+    return str(model.method().checkpoint_format) if asked == "auto" else asked
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -77,22 +83,39 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from zoo.checkpoints.loading import load_pretrained
+    from zoo.checkpoints.card import model_card
+    from zoo.checkpoints.loading import load_pretrained, read_origin
     from zoo.checkpoints.saving import save_safetensors
 
     output = _new(arguments.output)
-    model = load_pretrained(arguments.source)
-    save_safetensors(model, output)
-    metrics = Path(arguments.source) / "metrics.json"
-    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-    (output / "README.md").write_text(card(model, found, arguments.licence), encoding="utf-8")
-    if arguments.repo:
-        from huggingface_hub import HfApi
-
-        HfApi().upload_folder(repo_id=arguments.repo, folder_path=str(output))
-        print(f"uploaded to {arguments.repo}; load it with zoo.load_pretrained('hf://{arguments.repo}')")
+    model, origin = load_pretrained(arguments.source), read_origin(arguments.source)
+    save_safetensors(model, output, origin)
+    run = Path(arguments.source) if Path(arguments.source).is_dir() else None
+    repository = arguments.repo or "OWNER/NAME"
+    card = model_card(model, run, repository=repository, licence=arguments.licence, origin=origin)
+    (output / "README.md").write_text(card, encoding="utf-8")
     print(f"folder: {output}")
+    if arguments.repo:
+        _upload(arguments.repo, output)
     return 0
+
+
+def _upload(repository: str, folder: Path) -> None:
+    from huggingface_hub import HfApi, constants
+
+    from zoo.checkpoints.sources import reachable
+    from zoo.errors import UserError
+
+    again = f"the folder {folder} is complete: upload it later (hf upload {repository} {folder})"
+    if not reachable(constants.ENDPOINT):
+        raise UserError(f"{constants.ENDPOINT} does not answer; {again}")
+    try:
+        HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository, folder_path=str(folder))
+    except Exception as error:  # the client raises many types
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{repository}: not uploaded ({type(error).__name__}: {reason}); {again}") from error
+    print(f"uploaded; load it with zoo.load_pretrained('hf://{repository}')")
 
 
 def _new(path: str) -> Path:
@@ -102,39 +125,3 @@ def _new(path: str) -> Path:
     if output.exists():
         raise UserError(f"--output {output}: exists; nothing is overwritten, give a new name")
     return output
-
-
-def card(model: "AnomalyModule", content: dict[str, Any], licence: str) -> str:
-    """Model card with method, paper, data, metrics, intended use and licence.
-
-    Args:
-        model: trained.
-        content: the run's ``metrics.json``, or empty.
-        licence: of the weights.
-    """
-    method = model.method()
-    paper = method.reference
-    lines = [
-        "---",
-        "library_name: uad-zoo",
-        "tags: [anomaly-detection, medical-imaging]",
-        f"license: {licence}",
-        "---",
-        "",
-    ]
-    lines += [
-        f"# {method.name}: {method.summary}",
-        "",
-        f"Paper: [{paper['title']}]({paper['url']}), {paper['venue']} {paper['year']}.",
-    ]
-    lines += ["", f"Images: {model.in_channels} channels, {' x '.join(map(str, model.image_size))} pixels.", ""]
-    if content:
-        kind = "PHANTOM data (generated; no statement on real images)" if content.get("phantom") else "the data set"
-        lines += [f"Trained and tested on {kind} `{content.get('dataset')}`, seed {content.get('seed')}.", ""]
-        lines += ["| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4f} |" for name, value in content["metrics"].items() if value is not None]
-    else:
-        lines += ["No test results are known."]
-    lines += ["", "Intended use: research on anomaly detection. Not a medical device; not for diagnosis.", ""]
-    lines += ["```python", "import zoo", "model = zoo.load_pretrained('hf://OWNER/NAME')", "```", ""]
-    return "\n".join(lines)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.checkpoints.bounds import bounded, check_image_size
 from zoo.checkpoints.reading import read_checkpoint
-from zoo.checkpoints.sources import fetch
+from zoo.checkpoints.sources import fetch, file_digest
 from zoo.errors import UserError
 from zoo.registry import load_class
 
@@ -33,9 +33,7 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
         UserError: not found, not reachable, unsafe, damaged, of a later format or not one of ours.
     """
     path = fetch(source)
-    checkpoint = _with_config(path) if path.suffix == ".safetensors" else read_checkpoint(path)
-    if not isinstance(checkpoint, dict) or "uad_zoo" not in checkpoint:
-        raise UserError(f"{source}: not a checkpoint of this package; the original authors' files need `zoo import`")
+    checkpoint = _read(source, path)
     header, tensors = _header(source, checkpoint), _tensors(source, checkpoint)
     arguments = _arguments(source, checkpoint)
     from zoo.nn.features import weights_follow
@@ -55,6 +53,23 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
         reason = str(error).splitlines()[-1].strip()[:300]
         raise UserError(f"{source}: tensors do not fit its own arguments ({_advice(header)}): {reason}") from error
     return model.eval()
+
+
+def read_origin(source: str | Path) -> dict[str, Any]:
+    """Format and name of the file that a checkpoint was imported from; empty if it was trained.
+
+    Raises:
+        UserError: as :func:`load_pretrained`.
+    """
+    header = _header(source, _read(source, fetch(source)))
+    return header["origin"] if isinstance(header.get("origin"), dict) else {}
+
+
+def _read(source: str | Path, path: Path) -> dict[str, Any]:
+    checkpoint = _with_config(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+    if not isinstance(checkpoint, dict) or "uad_zoo" not in checkpoint:
+        raise UserError(f"{source}: not a checkpoint of this package; the original authors' files need `zoo import`")
+    return checkpoint
 
 
 def _header(source: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +150,9 @@ def _with_config(path: Path) -> dict[str, Any]:
     content = _read_config(config)
     if not isinstance(content, dict) or not {"uad_zoo", "hyper_parameters"} <= content.keys():
         raise UserError(f"{config}: expected the keys uad_zoo and hyper_parameters of `zoo export`")
+    expected = content.get("sha256")
+    if expected is not None and file_digest(path) != expected:
+        raise UserError(f"{path}: damaged: its SHA-256 is not the one in {config.name}; copy or download it again")
     arguments = content["hyper_parameters"]
     if isinstance(arguments, dict):
         arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}

@@ -1,5 +1,6 @@
 """Writing models: this package's ``.ckpt``, safetensors with ``config.yaml``, ONNX and torch's exported programs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -7,6 +8,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from zoo.checkpoints.sources import file_digest
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,8 +17,14 @@ if TYPE_CHECKING:
 ExportFormat = Literal["onnx", "pt2", "safetensors"]
 
 
-def save_checkpoint(model: "AnomalyModule", path: Path) -> None:
-    """Write a ``.ckpt`` that :func:`zoo.load_pretrained` and ``lightning test --ckpt_path`` read."""
+def save_checkpoint(model: "AnomalyModule", path: Path, origin: Mapping[str, str] | None = None) -> None:
+    """Write a ``.ckpt`` that :func:`zoo.load_pretrained` and ``lightning test --ckpt_path`` read.
+
+    Args:
+        model: built.
+        path: new file.
+        origin: format and name of the file that the weights were imported from.
+    """
     from importlib.metadata import version
 
     checkpoint: dict[str, Any] = {
@@ -28,25 +36,37 @@ def save_checkpoint(model: "AnomalyModule", path: Path) -> None:
         "loops": {},
     }
     model.on_save_checkpoint(checkpoint)
+    checkpoint["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     torch.save(checkpoint, partial)
     partial.replace(path)
 
 
-def save_safetensors(model: "AnomalyModule", folder: Path) -> None:
-    """Write ``model.safetensors`` and ``config.yaml`` (method and arguments) into a folder."""
+def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, str] | None = None) -> None:
+    """Write ``model.safetensors`` and ``config.yaml`` (method, arguments and the weights' SHA-256) into a folder.
+
+    Args:
+        model: built.
+        folder: made if missing.
+        origin: format and name of the file that the weights were imported from.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     partial = folder / "model.safetensors.partial"
     save_file(tensors, partial)
-    partial.replace(folder / "model.safetensors")
     header: dict[str, Any] = {}
     model.on_save_checkpoint(header)
+    header["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
     content = {"uad_zoo": header["uad_zoo"], "hyper_parameters": _plain(dict(model.hparams))}
-    (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    content["sha256"] = file_digest(partial)
+    text = yaml.safe_dump(content, sort_keys=False)
+    config = folder / "config.yaml.partial"
+    config.write_text(text, encoding="utf-8")
+    partial.replace(folder / "model.safetensors")
+    config.replace(folder / "config.yaml")
 
 
 def _plain(value: Any) -> Any:

@@ -127,7 +127,7 @@ def download(url: str) -> Path:
             return target
         partial = target.with_name(target.name + ".part")
         told = _transfer(address, partial)
-        digest = _sha256(partial)
+        digest = file_digest(partial)
         if not digest.startswith(wanted):
             partial.unlink()
             raise UserError(f"{address}: its SHA-256 is {digest}, expected {wanted}; it was not kept")
@@ -261,7 +261,8 @@ def _append(address: str, response: Any, partial: Path, have: int, size: int | N
             bar.update(len(chunk))
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -257,11 +257,8 @@ class MaskedAutoencoder(AnomalyModule):
         model.configure_model()
         own = model.network.state_dict()
         fixed = ("pos_embed", "decoder_pos_embed")  # recomputed
-        tensors = {
-            key: _adapt(key, value, own[key] if key in own else value)
-            for key, value in source.items()
-            if key not in fixed
-        }
+        tensors = {key: value for key, value in source.items() if key not in fixed}
+        tensors |= {key: _adapt(key, tensors[key], own[key]) for key in own if key in tensors}
         _log.info("MAE checkpoint: %s", transfer(model.network, tensors, allow_new=True))
         return model
 
