@@ -44,10 +44,10 @@ def capped_depth(mask: Array, cap: float) -> Array:
     reach = int(np.ceil(cap))
     squares = np.where(mask, np.float32(reach * reach + 1), np.float32(0))
     for axis in range(mask.ndim):
-        before = np.moveaxis(squares, axis, 0)
-        squares = squares.copy()
-        after = np.moveaxis(squares, axis, 0)
+        before, ahead = squares.copy(), (slice(None),) * axis
         for step in range(1, min(reach, mask.shape[axis] - 1) + 1):
-            np.minimum(after[step:], before[:-step] + np.float32(step * step), out=after[step:])
-            np.minimum(after[:-step], before[step:] + np.float32(step * step), out=after[:-step])
+            late, early = (*ahead, slice(step, None)), (*ahead, slice(None, -step))
+            raised = before + np.float32(step * step)
+            np.minimum(squares[late], raised[early], out=squares[late])
+            np.minimum(squares[early], raised[late], out=squares[early])
     return np.minimum(np.sqrt(squares.astype(np.float64)), cap)

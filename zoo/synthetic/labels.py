@@ -52,10 +52,10 @@ def _label(altered: Array, original: Array, mask: Array, sigma: float) -> Array:
     label = np.zeros(mask.shape, altered.dtype)
     for island in islands(mask):
         components, _ = ndimage.label(mask[island])
-        own = label[island]
-        changed = mask[island]
-        change = altered[(slice(None), *island)][:, changed] - original[(slice(None), *island)][:, changed]
-        values = -np.expm1(-(np.abs(change).mean(0) ** 2) / (2 * sigma**2))
+        own, changed = label[island], mask[island]
+        change = np.abs(altered[(slice(None), *island)] - original[(slice(None), *island)])[:, changed]
+        change = change[0] if len(change) == 1 else change.mean(0)
+        values = -np.expm1(change * change * (-1 / (2 * sigma**2)))
         if not np.isfinite(values).all():
             raise ValueError("the altered image is not finite inside the mask")
         own[changed] = values
@@ -73,24 +73,23 @@ def islands(mask: Array) -> Iterator[tuple[slice, ...]]:
     Args:
         mask: ``(*S)`` bool.
     """
+    dims = mask.ndim
+    others = [tuple(other for other in range(dims) if other != axis) for axis in range(dims)]
     waiting = [(tuple(slice(0, n) for n in mask.shape), 0, 0)]
     while waiting:
         box, axis, settled = waiting.pop()
-        part = mask[box]
-        held = np.flatnonzero(part.any(tuple(other for other in range(mask.ndim) if other != axis)))
+        held = mask[box].any(others[axis]).nonzero()[0]
         if not len(held):
             continue
-        breaks = np.flatnonzero(np.diff(held) > 1)
-        starts, ends = held[np.r_[0, breaks + 1]], held[np.r_[breaks, -1]] + 1
-        whole = len(starts) == 1 and ends[0] - starts[0] == part.shape[axis]
-        settled = settled + 1 if whole else 1
-        for start, end in zip(starts[::-1], ends[::-1], strict=True):
-            offset = box[axis].start
-            cut = (*box[:axis], slice(offset + int(start), offset + int(end)), *box[axis + 1 :])
-            if settled >= mask.ndim:
-                yield cut
-            else:
-                waiting.append((cut, (axis + 1) % mask.ndim, settled))
+        length, start = box[axis].stop - box[axis].start, box[axis].start
+        if len(held) == length and settled == dims - 1:
+            yield box
+            continue
+        breaks = (np.diff(held) > 1).nonzero()[0] if held[-1] - held[0] >= len(held) else ()
+        settled = settled + 1 if len(held) == length else 1
+        for run in reversed(np.split(held, np.add(breaks, 1)) if len(breaks) else [held]):
+            cut = slice(start + int(run[0]), start + int(run[-1]) + 1)
+            waiting.append(((*box[:axis], cut, *box[axis + 1 :]), (axis + 1) % dims, settled))
 
 
 def close(values: Array) -> Array:
@@ -111,10 +110,10 @@ def _extreme(values: Array, larger: Any) -> Array:
 
 
 def _along(values: Array, axis: int, larger: Any) -> Array:
+    after, before = (*[slice(None)] * axis, slice(1, None)), (*[slice(None)] * axis, slice(None, -1))
     result = values.copy()
-    after, before = np.moveaxis(result, axis, 0), np.moveaxis(values, axis, 0)
-    larger(after[1:], before[:-1], out=after[1:])
-    larger(after[:-1], before[1:], out=after[:-1])
+    larger(result[after], values[before], out=result[after])
+    larger(result[before], values[after], out=result[before])
     return result
 
 
@@ -122,7 +121,8 @@ def fill_holes(values: Array) -> Array:
     """Raise grey-scale holes that do not touch the border, with the neighbourhood of connectivity 2.
 
     A pixel gets the lowest level at which it is connected to the border. Straight lines to the border bound that level
-    from above, and meet it for most pixels; the others are lowered until nothing changes.
+    from above and meet it for most pixels. From the others one descends: who arrives at a settled pixel keeps its
+    value, who ends in a minimum gets that basin's level, found by passing levels between neighbouring basins.
 
     Args:
         values: ``(*b)``.
@@ -131,37 +131,73 @@ def fill_holes(values: Array) -> Array:
         array: new ``(*b)``, never lower than the input.
     """
     level = _level_along_lines(values)
-    flat, lowest = level.reshape(-1), values.reshape(-1)
+    flat, lowest = level.reshape(-1), np.ascontiguousarray(values).reshape(-1)
     open_ = np.flatnonzero(flat > lowest)
-    floor = lowest[open_]
-    around = open_ + _steps(values.shape)[:, None]
-    while len(open_):
-        lowered = np.maximum(floor, flat.take(around).min(0))
-        changed = lowered < flat[open_]
-        if not changed.any():
-            break
-        flat[open_] = lowered
-        kept = np.flatnonzero(lowered > floor)
-        if len(kept) < 0.8 * len(open_):
-            open_, floor, around = open_[kept], floor[kept], around[:, kept]
+    if not len(open_):
+        return level
+    strides = np.array([int(np.prod(values.shape[axis + 1 :])) for axis in range(values.ndim)])
+    around = open_ + (_neighbours(values.ndim) @ strides)[:, None]
+    basins = _descend(open_, lowest, around)
+    deep = np.flatnonzero(basins >= 0)
+    flat[open_] = lowest[open_]
+    if len(deep):
+        names, own = np.unique(basins[deep], return_inverse=True)
+        number = np.full(len(flat) + 1, len(names))  # of the basin; the last one is whatever is settled
+        number[open_[deep]] = own
+        near = around[:, deep]
+        basin_near = number.take(near)
+        across = basin_near != own
+        height = np.maximum(lowest.take(near), lowest[open_[deep]])[across]
+        here, there = np.broadcast_to(own, near.shape)[across], basin_near[across]
+        levels = np.full(len(names) + 1, np.inf, values.dtype)
+        levels[-1] = -np.inf
+        while True:
+            lowered = levels.copy()
+            np.minimum.at(lowered, here, np.maximum(height, levels[there]))
+            if (lowered == levels).all():
+                break
+            levels = lowered
+        flat[open_[deep]] = np.maximum(lowest[open_[deep]], levels[own])
     return level
+
+
+def _descend(open_: Array, values: Array, around: Array) -> Array:
+    """The minimum, as a number of an open pixel, in which steepest descent ends, or -1 for a settled pixel."""
+    place = np.full(len(values), -1)
+    place[open_] = np.arange(len(open_))
+    near, beside, own = values.take(around), place.take(around), values[open_]
+    falling = np.flatnonzero(~((near <= own) & (beside < 0)).any(0))
+    near, beside, own = near[:, falling], beside[:, falling], own[falling]
+    steepest, numbers = near.argmin(0), np.arange(len(falling))
+    target, value = beside[steepest, numbers], near[steepest, numbers]
+    downhill = (value < own) | ((value == own) & (target < falling))
+    parent = np.full(len(open_) + 1, -1)
+    parent[falling] = np.where(downhill, target, falling)
+    while True:
+        further = parent.take(parent)
+        if np.array_equal(further, parent):
+            return parent[:-1]
+        parent = further
 
 
 def _level_along_lines(values: Array) -> Array:
-    level = np.maximum.accumulate(values, 0)
-    for axis in range(values.ndim):
-        for part in (values, np.flip(values, axis)) if axis else (np.flip(values, axis),):
-            reached = np.maximum.accumulate(part, axis)
-            np.minimum(level, reached if part is values else np.flip(reached, axis), out=level)
+    """Lowest of the largest values towards the border along the axes."""
+    level = np.maximum.accumulate(values, -1)
+    np.minimum(level, np.maximum.accumulate(values[..., ::-1], -1)[..., ::-1], out=level)
+    for axis in range(values.ndim - 1):
+        lines, lowered = np.moveaxis(values, axis, 0), np.moveaxis(level, axis, 0)
+        for step in (1, -1):
+            reached = lines[::step][0].copy()
+            for line, low in zip(lines[::step], lowered[::step], strict=True):
+                np.maximum(reached, line, out=reached)
+                np.minimum(low, reached, out=low)
     return level
 
 
-@lru_cache(maxsize=1024)
-def _steps(shape: tuple[int, ...]) -> Array:
-    """Flat offsets of the neighbours."""
-    near = np.argwhere(ndimage.generate_binary_structure(len(shape), 2)) - 1
-    near = near[np.abs(near).any(1)]
-    return near @ np.array([int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))])
+@lru_cache(maxsize=4)
+def _neighbours(dims: int) -> Array:
+    near = np.argwhere(ndimage.generate_binary_structure(dims, 2)) - 1
+    return near[np.abs(near).any(1)]
 
 
 def logistic_label(altered: Any, original: Any, mask: Any, scale: float, shift: float) -> Any:

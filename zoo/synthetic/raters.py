@@ -74,7 +74,7 @@ def rate(image: Array, sources: Array, rng: np.random.Generator, law: RaterLaw =
         for channel in range(len(image)):
             gained = anomaly.gains[:, None, None].astype(image.dtype) * patch[channel]
             target = torch.from_numpy(image[box][channel]).expand(len(gained), h, w)
-            change = blend_change(target, torch.from_numpy(gained), torch.from_numpy(anomaly.masks)).numpy()
+            change = blend_change(target, torch.from_numpy(gained), torch.from_numpy(anomaly.masks), 2).numpy()
             total[channel, *box[1:]] += change.sum(0)
             squares[channel, *box[1:]] += (change**2).sum(0)
     count = sum(len(anomaly.gains) for anomaly in anomalies)
