@@ -22,7 +22,7 @@ from datamodules.device import DeviceImages, random_resized_crop
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
 from datamodules.reading import SUFFIXES, Array, BadFile, list_files
 from datamodules.records import Record, manifest_hash, manifest_rows, write_csv
-from datamodules.validation import WithSyntheticAnomalies
+from datamodules.validation import WithSyntheticAnomalies, unseen_kinds
 from zoo.errors import UserError
 
 PHANTOM_MARKER = "PHANTOM_DATA.json"
@@ -387,8 +387,11 @@ class AnomalyDataModule(LightningDataModule):
         return {**batch, "image": image, "foreground": foreground}
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Held-out healthy images, as they are and with synthetic anomalies."""
-        return self._in_order(WithSyntheticAnomalies(self.dataset("val"), self.seed, self.value_range))
+        """Held-out healthy images, as they are and with synthetic anomalies that the method did not train on."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        kinds = unseen_kinds(getattr(module, "trained_tasks", ()))
+        scale = self.value_range if self.stored_range is not None else (-1.0, 1.0)
+        return self._in_order(WithSyntheticAnomalies(self.dataset("val"), self.seed, self.value_range, scale, kinds))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test set.

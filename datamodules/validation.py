@@ -1,29 +1,74 @@
-"""Validation without real anomalies: healthy images, as they are and with a soft bright or dark blob."""
+"""Validation without real anomalies: healthy images, as they are and with synthetic anomalies.
 
-from collections.abc import Sequence
+The anomalies are those of :mod:`zoo.synthetic` and a soft blob, all kinds in turn, except what the method was trained
+on: a model is judged by anomalies of kinds that it has not seen.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import find_objects, gaussian_filter
 from torch.utils.data import Dataset
 
 from datamodules.loading import Batch, CachedImages
 from datamodules.reading import Array
+from zoo.synthetic import anomaly_label, synthesise
+from zoo.synthetic.folds import TASK_NAMES
+from zoo.synthetic.sources import ImagesOfSplit
+from zoo.synthetic.tasks import five_tasks
+
+KINDS = (*TASK_NAMES, "blob")
+ALIKE = {"blob": "smooth_intensity"}  # kinds that are another task by a different name
+_VISIBLE = 0.1  # label from which a pixel counts: a change of 4.6 % of the range
+_TRIES = 8
+
+
+class _Change(NamedTuple):
+    """The box of an image that differs from the healthy one, the new values there, and the mask."""
+
+    box: tuple[slice, ...]
+    values: Array
+    mask: Array
+
+
+def unseen_kinds(trained: Collection[str]) -> tuple[str, ...]:
+    """Kinds of anomalies that a method trained on the tasks ``trained`` has not seen, nor anything alike."""
+    return tuple(kind for kind in KINDS if kind not in trained and ALIKE.get(kind) not in trained)
 
 
 class WithSyntheticAnomalies(Dataset[Batch]):
-    """The healthy images, followed by the same images with one blob each.
+    """The healthy images, followed by the same images with synthetic anomalies.
 
-    The blob of an image is a function of the seed and the image's position: every validation sees the same ones.
+    The anomalies of an image are a function of the seed and the image's position: every validation sees the same ones.
+    They are made once and kept (the changed boxes only). An image on which no attempt leaves a visible change stays
+    healthy.
 
     Args:
         healthy: the images.
-        seed: of the blobs.
-        value_range: bounds the result.
+        seed: of the anomalies.
+        value_range: of the images; bounds the result.
+        scale: values that the tasks take for -1 and 1: ``value_range``, or (-1, 1) for z-scores.
+        kinds: of anomalies, in turn; see :func:`unseen_kinds`.
     """
 
-    def __init__(self, healthy: CachedImages, seed: int, value_range: tuple[float, float]) -> None:
-        self.healthy, self.seed, self.value_range = healthy, seed, value_range
+    def __init__(
+        self,
+        healthy: CachedImages,
+        seed: int,
+        value_range: tuple[float, float],
+        scale: tuple[float, float] | None = None,
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
+        self.healthy, self.seed, self.value_range, self.kinds = healthy, seed, value_range, kinds
+        low, high = value_range if scale is None else scale
+        self.middle, self.half = (low + high) / 2, (high - low) / 2
+        own = ImagesOfSplit(healthy, lambda batch: (batch["image"] - self.middle) / self.half)
+        # patches of the inverted images stand for those of another data set
+        inverted = ImagesOfSplit(healthy, lambda batch: (self.middle - batch["image"]) / self.half)
+        self.sources: dict[str, Any] = {"intra_blend": own, "inter_blend": inverted}
+        self._made: dict[int, _Change | None] = {}
 
     def __len__(self) -> int:
         return 2 * len(self.healthy)
@@ -33,21 +78,54 @@ class WithSyntheticAnomalies(Dataset[Batch]):
         return {key: value[0] for key, value in batch.items()}
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """The batch of these positions; ids of altered images end in ``+blob``."""
+        """The batch of these positions; ids of altered images end in ``+KIND``."""
         count = len(self.healthy)
         batch = self.healthy.__getitems__([position % count for position in positions])
         images, foreground = batch["image"].numpy(), batch["foreground"].numpy()
         masks = np.zeros(foreground.shape, bool)
         for number, position in enumerate(positions):
-            if position >= count:
-                generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 7, position])))
-                images[number], masks[number, 0] = add_blob(
-                    images[number], foreground[number, 0], generator, self.value_range
-                )
-                batch["id"][number] += "+blob"
+            if position < count:
+                continue
+            if position not in self._made:
+                self._made[position] = self._make(position, images[number], foreground[number, 0])
+            change = self._made[position]
+            if change is not None:
+                images[number][(slice(None), *change.box)] = change.values
+                masks[number, 0][change.box] = change.mask
+            batch["id"][number] += f"+{self._kind(position)}"
         batch["mask"] = torch.from_numpy(masks)
-        batch["label"] = torch.tensor([int(position >= count) for position in positions])
+        batch["label"] = batch["mask"].flatten(1).any(1).long()
         return batch
+
+    def _kind(self, position: int) -> str:
+        return self.kinds[position % len(self.healthy) % len(self.kinds)]
+
+    def _make(self, position: int, image: Array, foreground: Array) -> _Change | None:
+        kind = self._kind(position)
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 7, position])))
+        if kind == "blob":
+            return _difference(image, *add_blob(image, foreground, generator, self.value_range))
+        task = five_tasks(max_push=max(0.04 * min(image.shape[1:]), 1.0))[TASK_NAMES.index(kind)]
+        original = (image - np.float32(self.middle)) / np.float32(self.half)
+        for _ in range(_TRIES):
+            altered, mask = synthesise(
+                original,
+                task,
+                generator,
+                sources=self.sources.get(kind),
+                foreground=foreground if foreground.any() else None,
+            )
+            visible = anomaly_label(altered, original, mask) > _VISIBLE
+            if visible.any():
+                values = np.clip(altered * np.float32(self.half) + np.float32(self.middle), *self.value_range)
+                return _difference(image, np.where(mask, values, image), visible)
+        return None
+
+
+def _difference(image: Array, altered: Array, mask: Array) -> _Change:
+    """What the altered image and its mask hold inside the bounding box of all changes."""
+    box = find_objects(((altered != image).any(0) | mask).astype(np.uint8))[0]
+    return _Change(box, altered[(slice(None), *box)].copy(), mask[box].copy())
 
 
 def add_blob(

@@ -120,6 +120,14 @@ class AnomalyModule(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define predict_anomaly")
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Tasks of ``zoo.synthetic.folds.TASK_NAMES`` that the method trains on, or much like them.
+
+        Label-free validation leaves them out.
+        """
+        return ()
+
     def forward(self, image: Tensor) -> Prediction:
         """:meth:`predict_anomaly`, with gradients where the method's score needs them."""
         if not self.scores_with_gradient:

@@ -69,6 +69,11 @@ class DenoisingAutoencoder(AnomalyModule):
     ) -> None:
         super().__init__()
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Coarse noise is a smooth change of intensity."""
+        return ("smooth_intensity",)
+
     def build(self) -> None:
         """Create the network."""
         self.network = WeightStandardisedUNet(

@@ -68,6 +68,11 @@ class Draem(AnomalyModule):
         super().__init__()
         self._textures: np.ndarray | None = None
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Foreign textures mixed in: both blends."""
+        return ("intra_blend", "inter_blend")
+
     def build(self) -> None:
         """Create both networks."""
         self.settle_value_range()

@@ -99,6 +99,11 @@ class NaturalSyntheticAnomalies(AnomalyModule):
         super().__init__()
         self._constants: NaturalConstants | None = None
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Patches blended by Poisson editing: both blends."""
+        return ("intra_blend", "inter_blend")
+
     def build(self) -> None:
         """Create the network."""
         self.settle_value_range()
