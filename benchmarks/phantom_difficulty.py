@@ -4,6 +4,9 @@ Usage: ``python -m benchmarks.phantom_difficulty --seeds 0 1 --preset small --fo
 
 A phantom is useful while each baseline stays between chance and certainty (0.55 to 0.95), and when gliomas and strokes
 are found best in FLAIR, then T2, then T1. Rerun after any change of `datamodules.phantoms`.
+
+Intensity is counted in whichever direction separates better, because lesions may be bright or dark. Brains are
+equalised as the feature autoencoder does; z-scores and components are taken per axial level.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from datamodules import phantoms
+from datamodules.phantoms import brain_layouts
+from datamodules.phantoms.storage import Settings
 
 SIDE = 64
 Pixels = NDArray[np.floating[Any]]
@@ -31,12 +36,16 @@ STROKES = ("isles15:flair", "isles15:t2", "isles15:t1")
 
 
 class Data(NamedTuple):
-    """Healthy training images, test images (N, C, SIDE, SIDE), masks (N, SIDE, SIDE) and labels (N,)."""
+    """Healthy training images, test images (N, C, SIDE, SIDE), masks (N, SIDE, SIDE) and labels (N,).
+
+    Images are ordered by subject and then by level; pictures have one level.
+    """
 
     train: Pixels
     test: Pixels
     masks: NDArray[np.bool_]
     labels: NDArray[np.int64]
+    levels: int = 1
 
 
 def _picture(path: Path) -> Pixels:
@@ -82,76 +91,91 @@ def pictures(root: Path, name: str) -> Data:
     return Data(images[0], images[1], masks, np.array([int(row["anomalous"]) for row in test]))
 
 
-def _slices(path: Path, mask: Path | None) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Axial slices of a stripped volume, cut to the brain's box and scaled to its 99th percentile."""
+LEVELS = 20
+
+
+def _canonical(path: Path) -> NDArray[np.float32]:
     volume: Any = nib.as_closest_canonical(nib.load(path))
-    values = np.asarray(volume.dataobj, np.float32)
+    return np.asarray(volume.dataobj, np.float32)
+
+
+def _slices(values: Pixels, marks: NDArray[Any]) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Axial slices of a stripped volume, equalised inside the brain and cut to its box."""
     where = np.nonzero(values > 0)
     box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in where)
-    values = np.clip(values / np.percentile(values[where], 99), 0, 1.2)[box]
-    marks = np.zeros(values.shape, np.float32)
-    if mask is not None:
-        truth: Any = nib.as_closest_canonical(nib.load(mask))
-        marks = (np.asarray(truth.dataobj)[box] > 0).astype(np.float32)
-    levels = np.linspace(0.35, 0.85, 20) * values.shape[2]
-    size, kind = (SIDE, SIDE), Image.Resampling.BILINEAR
-    picked = [np.asarray(Image.fromarray(values[:, :, int(z)]).resize(size, kind)) for z in levels]
-    marked = [np.asarray(Image.fromarray(marks[:, :, int(z)]).resize(size, kind)) > 0.5 for z in levels]
-    return np.stack(picked)[:, None], np.stack(marked)
+    levels = np.linspace(0, 1, 257)
+    equal = np.interp(values, np.quantile(values[where], levels), levels) * (values > 0)
+    places = np.linspace(0.35, 0.85, LEVELS) * (box[2].stop - box[2].start)
+
+    def picked(volume: NDArray[Any]) -> Pixels:
+        planes = [Image.fromarray(volume[box][:, :, int(z)].astype(np.float32)) for z in places]
+        return np.stack([np.asarray(plane.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for plane in planes])
+
+    return picked(equal)[:, None], picked(marks > 0) > 0.5
 
 
-def slices(healthy: Path, sick: Path, sequence: str) -> Data:
-    """Load slices: HCP for training, tumour or stroke patients for testing, FLAIR from half of the healthy twins."""
+def healthy_slices(preset: str, seed: int, sequence: str) -> Pixels:
+    """Slices of the volunteers of the HCP phantom, who are given a FLAIR here that the real set lacks."""
+    settings = Settings("hcp", preset, seed, 1.0, False, "official")
+    grid = brain_layouts.SPECS["hcp"].grid.coarser(brain_layouts.PRESETS[preset][3])
+    scans = [brain_layouts.acquire(settings, job, grid, (sequence,)) for job in brain_layouts.jobs(settings)]
+    return np.concatenate([_slices(one.volumes[sequence], one.labels)[0] for one in scans])
+
+
+def slices(healthy: Pixels, sick: Path, sequence: str) -> Data:
+    """Add the slices of tumour or stroke patients to those of volunteers; slices without lesion count as healthy."""
     rows = list(csv.DictReader((sick / "_phantom_truth/truth.csv").open()))
     names = {"t1": ("_t1.", "MR_T1."), "t2": ("_t2.", "MR_T2."), "flair": ("_flair.", "MR_Flair.")}[sequence]
     rows = [row for row in rows if any(name in row["path"] for name in names)]
-    if sequence == "flair":
-        # HCP has no FLAIR: the twins of every second patient train, the other patients test
-        train_files = [sick / row["healthy"] for row in rows[::2]]
-        rows = rows[1::2]
-    else:
-        train_files = sorted(healthy.glob(f"*/T1w/{sequence.upper()}w_acpc_dc_restore_brain.nii.gz"))
-    train = np.concatenate([_slices(path, None)[0] for path in train_files])
-    parts = [_slices(sick / row["path"], sick / row["mask"]) for row in rows]
+    parts = [_slices(_canonical(sick / row["path"]), _canonical(sick / row["mask"])) for row in rows]
     masks = np.concatenate([part[1] for part in parts])
-    return Data(train, np.concatenate([part[0] for part in parts]), masks, np.asarray(masks.any((1, 2)), np.int64))
+    images = np.concatenate([part[0] for part in parts])
+    return Data(healthy, images, masks, np.asarray(masks.any((1, 2)), np.int64), LEVELS)
 
 
 def _autoencode(train: Pixels, test: Pixels, seed: int) -> Pixels:
-    """Residual of a small convolutional autoencoder after 300 steps."""
+    """Residual of a small autoencoder with 32 latent values after 600 steps."""
     generator = torch.Generator().manual_seed(seed)
+    nn, channels = torch.nn, train.shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        channels = train.shape[1]
-        net = torch.nn.Sequential(
-            *(torch.nn.Conv2d(channels, 16, 4, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 4, 2, 1)),
-            *(torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 4, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(32, 8, 1)),
-            *(torch.nn.ConvTranspose2d(8, 32, 4, 2, 1), torch.nn.ReLU(), torch.nn.ConvTranspose2d(32, 16, 4, 2, 1)),
-            *(torch.nn.ReLU(), torch.nn.ConvTranspose2d(16, channels, 4, 2, 1)),
+        net = nn.Sequential(
+            *(nn.Conv2d(channels, 16, 4, 4), nn.ReLU(), nn.Conv2d(16, 32, 4, 4), nn.ReLU(), nn.Flatten()),
+            *(nn.Linear(512, 32), nn.Linear(32, 512), nn.ReLU(), nn.Unflatten(1, (32, 4, 4))),
+            *(nn.ConvTranspose2d(32, 16, 4, 4), nn.ReLU(), nn.ConvTranspose2d(16, channels, 4, 4)),
         )
-    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
-    images = torch.from_numpy(train)
-    for _ in range(300):
-        batch = images[torch.randint(len(images), (16,), generator=generator)]
-        loss = (net(batch) - batch).abs().mean()
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    images = torch.from_numpy(np.asarray(train, np.float32))
+    for _ in range(600):
+        batch = images[torch.randint(len(images), (32,), generator=generator)]
+        loss = nn.functional.mse_loss(net(batch), batch)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        values = torch.from_numpy(test)
+        values = torch.from_numpy(np.asarray(test, np.float32))
         return (net(values) - values).abs().mean(1).numpy()
+
+
+def _statistics(train: Pixels, test: Pixels) -> tuple[Pixels, Pixels]:
+    """Absolute z-scores, and residuals after projection on at most 40 principal components; images as rows."""
+    mean, spread = train.mean(0), train.std(0) + 0.02
+    basis = np.linalg.svd(train - mean, full_matrices=False)[2][: min(40, len(train) * 2 // 5)]
+    centred = test - mean
+    return np.abs(centred) / spread, np.abs(centred - centred @ basis.T @ basis)
 
 
 def maps(data: Data, seed: int) -> dict[str, Pixels]:
     """Return (N, SIDE, SIDE) anomaly maps of the baselines."""
-    train, test = (part.reshape(len(part), -1) for part in (data.train, data.test))
-    mean, spread = train.mean(0), train.std(0) + 0.02
-    basis = np.linalg.svd(train - mean, full_matrices=False)[2][:40]
-    centred = test - mean
-    residual = np.abs(centred - centred @ basis.T @ basis)
-    shaped = {"intensity": test, "z-score": np.abs(centred) / spread, "pca": residual}
-    out = {key: value.reshape(data.test.shape).mean(1) for key, value in shaped.items()}
-    return {**out, "autoencoder": _autoencode(data.train, data.test, seed)}
+    scores, residual = np.zeros_like(data.test), np.zeros_like(data.test)
+    for level in range(data.levels):
+        part = slice(level, None, data.levels)
+        rows = (images[part].reshape(len(images[part]), -1) for images in (data.train, data.test))
+        for out, found in zip((scores, residual), _statistics(*rows), strict=True):
+            out[part] = found.reshape(data.test[part].shape)
+    shaped = {"intensity": data.test, "z-score": scores, "pca": residual}
+    averaged = {key: value.mean(1) for key, value in shaped.items()}
+    return {**averaged, "autoencoder": _autoencode(data.train, data.test, seed)}
 
 
 def measure(data: Data, seed: int) -> dict[str, tuple[float, float]]:
@@ -160,7 +184,10 @@ def measure(data: Data, seed: int) -> dict[str, tuple[float, float]]:
     for key, sharp in maps(data, seed).items():
         values = ndimage.gaussian_filter(sharp, (0, 1.5, 1.5))
         flat = np.sort(values.reshape(len(values), -1), axis=1)[:, -SIDE * SIDE // 50 :].mean(1)
-        out[key] = (float(roc_auc_score(data.labels, flat)), float(roc_auc_score(data.masks.ravel(), values.ravel())))
+        pair = [float(roc_auc_score(data.labels, flat)), float(roc_auc_score(data.masks.ravel(), values.ravel()))]
+        if key == "intensity":
+            pair = [max(value, 1 - value) for value in pair]
+        out[key] = (pair[0], pair[1])
     return out
 
 
@@ -170,15 +197,16 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=[*SETS, *STROKES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--preset", default="small")
+    parser.add_argument("--difficulty", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
     for seed in options.seeds:
         for entry in options.sets:
             name, _, sequence = entry.partition(":")
-            roots = {key: options.folder / f"{key}-{options.preset}-{seed}" for key in ("hcp", name)}
-            for key in roots if sequence else (name,):
-                phantoms.write(key, roots[key], options.preset, seed)
-            data = slices(roots["hcp"], roots[name], sequence) if sequence else pictures(roots[name], name)
+            root = options.folder / f"{name}-{options.preset}-{seed}"
+            phantoms.write(name, root, options.preset, seed, difficulty=options.difficulty)
+            volunteers = healthy_slices(options.preset, seed, sequence) if sequence else None
+            data = pictures(root, name) if volunteers is None else slices(volunteers, root, sequence)
             cells = [f"{key} {a:.2f}/{b:.2f}" for key, (a, b) in measure(data, seed).items()]
             print(f"seed {seed} {entry:15s} image/pixel  " + "  ".join(cells), flush=True)
 

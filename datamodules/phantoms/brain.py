@@ -280,14 +280,14 @@ def _label(lesion: Lesion, tissue: Tissue) -> NDArray[np.uint8]:
     return labels
 
 
-#: Change of signal in core or necrosis (1), oedema (2), enhancing rim (4).
+#: Change of signal in core or necrosis (1), oedema (2), enhancing rim (4), from `benchmarks/phantom_difficulty.py`.
 TUMOUR = {
-    "t1": {1: -0.38, 2: -0.16, 4: -0.20},
+    "t1": {1: -0.24, 2: -0.08, 4: -0.11},
     "t1ce": {1: -0.40, 2: -0.14, 4: 0.42},
-    "t2": {1: 0.36, 2: 0.26, 4: 0.18},
-    "flair": {1: 0.05, 2: 0.30, 4: 0.24},
+    "t2": {1: 0.29, 2: 0.20, 4: 0.14},
+    "flair": {1: 0.05, 2: 0.22, 4: 0.18},
 }
-STROKE = {"t1": -0.10, "t2": 0.17, "flair": 0.26, "dwi": 0.55}
+STROKE = {"t1": -0.13, "t2": 0.17, "flair": 0.26, "dwi": 0.55}
 SPOTS = {"t1": -0.10, "t1ce": -0.10, "t2": 0.22, "flair": 0.45, "dwi": 0.05, "pd": 0.1}
 
 
@@ -303,7 +303,7 @@ def _paint(
         mask = tissue.labels == label
         if mask.any():
             weight = ndimage.gaussian_filter(mask.astype(np.float32), (1.6 if label == 2 else 0.8) / tissue.spacing)
-            change = 0.30 if (sequence, label, lesion.solid) == ("flair", 1, True) else TUMOUR[sequence][label]
+            change = 0.22 if (sequence, label, lesion.solid) == ("flair", 1, True) else TUMOUR[sequence][label]
             base = means[1] * 0.9 + 0.1 * means[0] if label == 2 else means[1]
             target = (base + change * lesion.strength * contrast) * (1 + 0.10 * texture)
             cover = 0.85 * min(contrast, 1.0) * weight

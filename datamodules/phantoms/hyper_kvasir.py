@@ -21,12 +21,12 @@ PRESETS: dict[str, tuple[int, int, int, int | None]] = {
     "smoke": (32, 12, 1, 128),
     "small": (260, 100, 2, 256),
     "demo": (1050, 500, 4, 256),
-    "full-shape": (2, 2, 1, None),
+    "full-shape": (5, 2, 1, None),
 }
 #: (height, width) of common official images.
 SIZES = ((529, 622), (576, 720), (576, 768), (1024, 1280), (1072, 1920))
 #: Contrast at difficulty 1, from the baselines of `benchmarks/phantom_difficulty.py`.
-CALIBRATED = 1.3
+CALIBRATED = 1.7
 LOWER, UPPER = "lower-gi-tract", "upper-gi-tract"
 OTHER = (
     (LOWER, "anatomical-landmarks", "ileum"),
