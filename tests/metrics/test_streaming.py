@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.metrics.functional import binary_summary
-from zoo.metrics.streaming import StreamingPixelMetrics
+from zoo.metrics.streaming import FIGURES, StreamingPixelMetrics
 
 
 @settings(max_examples=40, deadline=None)
@@ -36,7 +36,7 @@ def test_the_exact_value_lies_in_the_interval(seed, kind, share):
         metric.update(torch.from_numpy(scores[part]), torch.from_numpy(labels[part]))
     exact = binary_summary(scores, labels)
     found = metric.compute()
-    for name in ("auroc", "average_precision", "dice_at_fpr", "iou_at_fpr"):
+    for name in FIGURES:
         value, low, high = found[name]
         assert low - 1e-9 <= getattr(exact, name) <= high + 1e-9, (name, found[name])
         assert low - 1e-12 <= value <= high + 1e-12

@@ -12,46 +12,57 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from zoo.errors import UserError
-from zoo.metrics.functional import Array, auroc, average_precision, pixel_summary
+from zoo.metrics.functional import auroc, average_precision
+from zoo.metrics.pixels import NAMES, PixelTally
 from zoo.metrics.protocols import grouped_pixel_ap
-from zoo.metrics.shortcuts import STATISTICS, image_statistics
-from zoo.metrics.streaming import StreamingPixelMetrics
+from zoo.metrics.ranking import Array
+from zoo.metrics.shortcuts import (
+    PIXEL_STATISTICS,
+    STATISTICS,
+    aspect_ratio,
+    image_statistics,
+    nearest_neighbour_distance,
+    pooled,
+)
 
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "dice_at_5fpr", "iou_at_5fpr", "best_dice", "best_iou", "pixel_aupro")
+PIXEL_METRICS = tuple(NAMES.values())
 
 
 class _Item(NamedTuple):
-    """One image of the evaluation; the arrays are ``(1, *S)`` or None."""
+    """One image of the evaluation."""
 
     name: str
     label: int
     score: float
-    anomaly_map: Array | None
-    mask: Array | None
-    foreground: Array | None
     subject: str
     statistics: tuple[float, ...]
+    slices: tuple[Array, Array] | None  # scores and labels of a volume's slices
+    anomaly_map: Array | None  # ``(1, *S)``, kept for the AP in groups alone
+    mask: Array | None
 
 
 class AnomalyMetrics(Callback):
     """Image, pixel and slice metrics of validation and test.
 
-    Up to ``max_pixels`` maps are kept (5 bytes a pixel) and all metrics are exact. Above, pixels go into a histogram of
-    constant size: AUROC, AP, Dice and IoU at 5 % FPR then carry a certified interval (``intervals``), and AUPRO and the
-    best Dice and IoU are nan.
+    Up to ``max_pixels`` all metrics are exact: the scores are kept, 4 bytes a pixel, the first 1 GiB in memory, the
+    rest in a temporary file. Above, pixels go into a histogram of constant size: AUROC, AP, Dice and IoU then carry a
+    certified interval (``intervals``), and AUPRO is nan. An image that the sampler of several processes repeats counts
+    once, provided that images have an ``id``.
 
     Args:
         output: path of the ``metrics.json`` written after test, with ``scores.csv`` (the records) beside it, or None.
         foreground_only: count only pixels inside ``foreground`` in the pixel and slice metrics.
-        max_pixels: largest number of pixels kept per process.
+        max_pixels: largest number of pixels that a process keeps.
         pixel_ap_group: also compute ``pixel_ap_in_groups`` after test: the mean AP of groups of so many images, as the
-            multi-task paper's tables do with 20; ``pixel_ap`` always pools all pixels.
+            multi-task paper's tables do with 20; ``pixel_ap`` always pools all pixels. Keeps all maps and masks.
+        neighbours: number of training images among which the shortcut audit of a test looks for the nearest; 0: none.
 
     Attributes:
         results: metrics of the last evaluation.
         intervals: lowest and highest possible value of streamed metrics.
         records: of each image of the last evaluation its ``id``, ``subject``, ``label``, ``score`` and the statistics
-            that the shortcut audit needs (``mean``, ``deviation``, ``filled``).
+            that the shortcut audit needs (``mean``, ``deviation``, ``filled``; after a test, where files and training
+            images are known, ``aspect`` of the file and distance to the nearest training image, ``neighbour``).
         extra: keys merged into ``metrics.json``.
         images_per_second: of the method alone, without loading and metrics.
     """
@@ -60,11 +71,12 @@ class AnomalyMetrics(Callback):
         self,
         output: str | None = None,
         foreground_only: bool = False,
-        max_pixels: int = 200_000_000,
+        max_pixels: int = 500_000_000,
         pixel_ap_group: int | None = None,
+        neighbours: int = 500,
     ) -> None:
         self.output, self.foreground_only, self.max_pixels = output, foreground_only, max_pixels
-        self.pixel_ap_group = pixel_ap_group
+        self.pixel_ap_group, self.neighbours = pixel_ap_group, neighbours
         self.results: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.records: list[dict[str, Any]] = []
@@ -74,8 +86,8 @@ class AnomalyMetrics(Callback):
 
     def _reset(self) -> None:
         self._items: list[_Item] = []
-        self._pixels = 0
-        self._stream: StreamingPixelMetrics | None = None
+        self._tally: PixelTally | None = None
+        self._training: Array | None = None
         self._maps_without_masks = False
         self._seconds = 0.0
 
@@ -84,8 +96,14 @@ class AnomalyMetrics(Callback):
         self._reset()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last evaluation."""
+        """Forget the last evaluation; look at the training images."""
         self._reset()
+        dataset = getattr(getattr(trainer, "datamodule", None), "dataset", None)
+        if dataset is not None and self.neighbours:
+            images = dataset("train")
+            chosen = np.linspace(0, len(images) - 1, min(self.neighbours, len(images))).astype(int).tolist()
+            parts = [pooled(images[position]["image"][None].numpy()) for position in chosen]
+            self._training = np.concatenate(parts) if parts else None
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Start the clock of the batch."""
@@ -111,41 +129,34 @@ class AnomalyMetrics(Callback):
         scores, labels = outputs.anomaly_score.detach().float().cpu().tolist(), batch["label"].tolist()
         first = len(self._items)
         names = batch.get("id") or [f"{trainer.global_rank}:{first + row}" for row in range(len(scores))]
-        maps, masks, inside = outputs.anomaly_map, batch.get("mask"), None
+        maps, masks = outputs.anomaly_map, batch.get("mask")
         self._maps_without_masks |= maps is not None and masks is None
-        if maps is None or masks is None:
-            maps = masks = None
-        else:
+        slices: list[Any] = [None] * len(scores)
+        kept: list[Any] = [(None, None)] * len(scores)
+        if maps is not None and masks is not None:
             inside = batch.get("foreground") if self.foreground_only else None
-            self._pixels += maps.numel()
-            if self._pixels > self.max_pixels:
-                self._to_stream(maps, masks, inside)
-                maps = masks = inside = None
-        arrays = [
-            [None] * len(scores) if part is None else list(part.detach().cpu().numpy().copy())
-            for part in (None if maps is None else maps.float(), masks, inside)
-        ]
+            if self._tally is None:
+                self._tally = PixelTally(self.max_pixels, hold_last=trainer.world_size > 1)
+            self._tally.add(maps, masks, inside)
+            if maps.ndim == 5:
+                slices = _slices(maps, masks, inside)
+            if self.pixel_ap_group is not None:
+                arrays = maps.detach().float().cpu().numpy().copy(), masks.detach().cpu().numpy().copy()
+                kept = list(zip(*arrays, strict=True))
         subjects = batch.get("subject") or [""] * len(scores)
-        inside = batch.get("foreground")
-        statistics = image_statistics(batch["image"].cpu().numpy(), None if inside is None else inside.cpu().numpy())
-        rows = zip(*(values.tolist() for values in statistics.values()), strict=True)
-        self._items += [_Item(*values) for values in zip(names, labels, scores, *arrays, subjects, rows, strict=True)]
+        statistics = self._statistics(batch)
+        rows = zip(names, labels, scores, subjects, statistics, slices, kept, strict=True)
+        self._items += [_Item(*row, *arrays) for *row, arrays in rows]
 
-    def _to_stream(self, maps: torch.Tensor, masks: torch.Tensor, inside: torch.Tensor | None) -> None:
-        """Count a batch that no longer fits, and once all that was kept."""
-        if self._stream is None:
-            self._stream = self._stream_of_kept()
-        self._stream.update(maps.cpu(), masks.cpu(), None if inside is None else inside.cpu())
-
-    def _stream_of_kept(self) -> StreamingPixelMetrics:
-        """Count the pixels that were kept, and let them go."""
-        stream = StreamingPixelMetrics(sync_on_compute=False)  # processes are added up in _gather
-        for number, item in enumerate(self._items):
-            if item.anomaly_map is not None and item.mask is not None:
-                inside = None if item.foreground is None else torch.from_numpy(item.foreground)
-                stream.update(torch.from_numpy(item.anomaly_map), torch.from_numpy(item.mask), inside)
-            self._items[number] = item._replace(anomaly_map=None, mask=None, foreground=None)
-        return stream
+    def _statistics(self, batch: Any) -> list[tuple[float, ...]]:
+        image, inside = batch["image"].cpu().numpy(), batch.get("foreground")
+        found = image_statistics(image, None if inside is None else inside.cpu().numpy())
+        unknown = np.full(len(image), np.nan)
+        sources = batch.get("source")
+        aspects = unknown if sources is None else np.array([aspect_ratio(source) for source in sources])
+        distances = unknown if self._training is None else nearest_neighbour_distance(image, self._training)
+        columns = [*(found[name] for name in PIXEL_STATISTICS), aspects, distances]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log under ``val/``."""
@@ -161,68 +172,63 @@ class AnomalyMetrics(Callback):
             self._print()
 
     def _finish(self, module: LightningModule, prefix: str, quiet: bool = False) -> None:
-        items = (
-            self._gather() if torch.distributed.is_available() and torch.distributed.is_initialized() else self._items
-        )
+        items, reasons = self._gather()
         self._items = []
         self.records = [
             {"id": item.name, "subject": item.subject, "label": int(item.label), "score": item.score}
             | dict(zip(STATISTICS, item.statistics, strict=True))
             for item in items
         ]
-        self.results, reasons = self._compute(items)
+        self.results, more = self._compute(items)
+        reasons += more
         if not prefix and self.pixel_ap_group is not None:
             self.results["pixel_ap_in_groups"] = self._in_groups(items, self.pixel_ap_group)
         if reasons and not quiet:
-            rank_zero_warn("metrics are nan: " + "; ".join(reasons))
+            rank_zero_warn("metrics: " + "; ".join(reasons))
         for name, value in self.results.items():
             module.log(prefix + name, value, rank_zero_only=False, sync_dist=False, batch_size=1)
         if prefix and "pixel_ap" in self.results:  # validation anomalies are synthetic: a criterion without labels
             module.log("val/synthetic_pixel_ap", self.results["pixel_ap"], batch_size=1)
 
-    def _gather(self) -> list[_Item]:
-        """The images of all processes; if one of them streams its pixels, all do."""
+    def _gather(self) -> tuple[list[_Item], list[str]]:
+        """The images of all processes, each once, and what is wrong with them."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self._items, []
         parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self._stream is not None)
-        if any(parts):
-            self._stream = self._stream_of_kept() if self._stream is None else self._stream
-            counts: list[Any] = [None] * len(parts)
-            torch.distributed.all_gather_object(counts, (self._stream.positives, self._stream.negatives))
-            self._stream.positives = torch.stack([positives for positives, _ in counts]).sum(0)
-            self._stream.negatives = torch.stack([negatives for _, negatives in counts]).sum(0)
-        torch.distributed.all_gather_object(parts, self._items)
-        return list({item.name: item for part in parts for item in part}.values())  # samplers repeat images
+        torch.distributed.all_gather_object(parts, (self._items, self._tally is not None))
+        rank = torch.distributed.get_rank()
+        names = [[item.name for item in items] for items, _ in parts]
+        if any(with_maps for _, with_maps in parts):
+            self._tally = self._tally or PixelTally(self.max_pixels)
+            earlier = {name for part in names for name in part[:-1]} | {part[-1] for part in names[:rank] if part}
+            self._tally.settle(keep=not names[rank] or names[rank][-1] not in earlier)
+        once = list({item.name: item for items, _ in parts for item in items}.values())
+        # a sampler that evens out processes repeats an image as the last of a process; more is not mended
+        inner = [name for part in names for name in part[:-1]]
+        repeated = len(inner) - len(set(inner))
+        return once, [f"{repeated} images came twice and count twice in pixel metrics"] if repeated else []
 
     def _compute(self, items: list[_Item]) -> tuple[dict[str, float], list[str]]:
         labels, scores = np.array([item.label for item in items]), np.array([item.score for item in items])
         results = {"image_auroc": auroc(scores, labels), "image_ap": average_precision(scores, labels)}
-        reasons = ["the set holds images of one class only"] if np.unique(labels).size < 2 else []
-        nothing = dict.fromkeys(PIXEL_METRICS, float("nan"))
+        reasons = ["image metrics are nan: the set holds one class only"] if np.unique(labels).size < 2 else []
         self.intervals = {}
-        if self._stream is not None:
-            reasons.append(
-                f"{self._pixels} pixels exceed metrics.max_pixels {self.max_pixels}: pixel metrics are streamed, "
-                "pixel_aupro, best_dice and best_iou are not"
-            )
-            return results | nothing | self._streamed(self._stream), reasons
-        kept = [item for item in items if item.anomaly_map is not None]
-        if not kept:
+        if self._tally is None:
             if self._maps_without_masks:
-                reasons.append("the set has no masks (pixel metrics)")
-            return results | (nothing if self._maps_without_masks else {}), reasons
-        maps, masks = np.stack([item.anomaly_map for item in kept]), np.stack([item.mask for item in kept])  # type: ignore[arg-type, misc]
-        inside = None if kept[0].foreground is None else np.stack([item.foreground for item in kept])  # type: ignore[misc]
-        pixel, overlap = pixel_summary(maps, masks, foreground=inside)
-        values = (*pixel[:4], pixel.best_dice, pixel.best_iou, overlap)
-        results |= dict(zip(PIXEL_METRICS, values, strict=True))
-        if np.isnan(pixel.auroc):
-            reasons.append("the masks hold one class only (pixel metrics)")
-        if maps.ndim == 5:
-            weight = np.ones_like(masks) if inside is None else inside
-            flags = (masks & weight.astype(bool)).any(axis=(1, 3, 4))
-            filled = weight.any(axis=(1, 3, 4))  # a slice without foreground has no score
-            means = (maps * weight).sum(axis=(1, 3, 4)) / np.maximum(weight.sum(axis=(1, 3, 4)), 1)
-            results |= {"slice_auroc": auroc(means, flags, filled), "slice_ap": average_precision(means, flags, filled)}
+                results |= dict.fromkeys(PIXEL_METRICS, float("nan"))
+                reasons.append("pixel metrics are nan: the set has no masks")
+            return results, reasons
+        pixel, self.intervals = self._tally.figures()
+        results |= pixel
+        if np.isnan(pixel["pixel_auroc"]):
+            reasons.append("pixel metrics are nan: the masks hold one class only")
+        elif self.intervals:
+            told = f"more than metrics.max_pixels {self.max_pixels} in a process"
+            reasons.append(f"pixel metrics are streamed and pixel_aupro is nan: {told}")
+        slices = [item.slices for item in items if item.slices is not None]
+        if slices:
+            means, flags = (np.concatenate(part) for part in zip(*slices, strict=True))
+            results |= {"slice_auroc": auroc(means, flags), "slice_ap": average_precision(means, flags)}
         return results, reasons
 
     @staticmethod
@@ -232,13 +238,6 @@ class AnomalyMetrics(Callback):
             return float("nan")
         maps, masks = (np.stack(part) for part in zip(*((item.anomaly_map, item.mask) for item in kept), strict=True))  # type: ignore[arg-type]
         return grouped_pixel_ap(maps, masks.astype(bool), size)
-
-    def _streamed(self, stream: StreamingPixelMetrics) -> dict[str, float]:
-        computed = stream.compute()
-        names = {"auroc": "pixel_auroc", "average_precision": "pixel_ap"}
-        names |= {"dice_at_fpr": "dice_at_5fpr", "iou_at_fpr": "iou_at_5fpr"}
-        self.intervals = {names[key]: (found.low, found.high) for key, found in computed.items()}
-        return {names[key]: found.value for key, found in computed.items()}
 
     def _write(self, path: Path) -> None:
         metrics = {name: None if np.isnan(value) else value for name, value in self.results.items()}
@@ -250,7 +249,9 @@ class AnomalyMetrics(Callback):
         partial.write_text(json.dumps(content, indent=2) + "\n")
         partial.replace(path)
         with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ("id", "subject", "label", "score", *STATISTICS))
+            known = [name for name in STATISTICS if all(np.isfinite(row[name]) for row in self.records)]
+            columns = ("id", "subject", "label", "score", *known)
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.records)
         partial.replace(path.with_name("scores.csv"))
@@ -272,3 +273,14 @@ class AnomalyMetrics(Callback):
     def _range(self, name: str) -> str:
         low, high = self.intervals.get(name, (0.0, 0.0))
         return f" (between {low:.5f} and {high:.5f})" if low != high else ""
+
+
+def _slices(maps: torch.Tensor, masks: torch.Tensor, inside: torch.Tensor | None) -> list[tuple[Array, Array]]:
+    """Per volume the mean of the map in each slice along its first axis, and whether the slice has a lesion."""
+    scores, truth = maps.detach().double(), masks.bool()
+    weight = torch.ones_like(truth) if inside is None else inside.bool()
+    size = weight.sum((1, 3, 4))
+    means = ((scores * weight).sum((1, 3, 4)) / size.clamp(min=1)).cpu().numpy()
+    flags, filled = (truth & weight).any(4).any(3).any(1).cpu().numpy(), (size > 0).cpu().numpy()
+    # a slice without foreground has no score
+    return [(mean[kept], flag[kept]) for mean, flag, kept in zip(means, flags, filled, strict=True)]

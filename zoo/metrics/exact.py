@@ -106,7 +106,7 @@ class ExactPixelMetrics(Metric):
         hits, sizes = _joined(self.hits, torch.float32), _joined(self.sizes, torch.int32)
         regions, processes = int(self.regions), ALONE
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            processes = _all_processes()
+            processes = all_processes()
             gathered: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(gathered, (hits, sizes, regions))
             hits, sizes = (np.concatenate([one[k] for one in gathered]) for k in range(2))
@@ -137,7 +137,8 @@ def _joined(tensors: list[Tensor], dtype: torch.dtype) -> Array:
     return joined
 
 
-def _all_processes() -> Processes:
+def all_processes() -> Processes:
+    """Sums and minima over the processes of ``torch.distributed``."""
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
     def total(values: Array) -> Array:

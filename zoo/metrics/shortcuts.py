@@ -1,5 +1,7 @@
 """Shortcut audit: how far statistics that need no learning get on a test set, and how much of a score they explain."""
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +11,8 @@ from scipy import stats
 from zoo.metrics.functional import auroc
 
 Array = NDArray[Any]
-STATISTICS = ("mean", "deviation", "filled")
+PIXEL_STATISTICS = ("mean", "deviation", "filled")
+STATISTICS = (*PIXEL_STATISTICS, "aspect", "neighbour")
 
 
 class Shortcut(NamedTuple):
@@ -41,7 +44,36 @@ def image_statistics(image: Array, foreground: Array | None = None) -> dict[str,
     """
     flat = image.reshape(len(image), -1).astype(np.float64)
     filled = flat > flat.min(1, keepdims=True) if foreground is None else foreground.reshape(len(image), -1)
-    return dict(zip(STATISTICS, (flat.mean(1), flat.std(1), filled.mean(1)), strict=True))
+    return dict(zip(PIXEL_STATISTICS, (flat.mean(1), flat.std(1), filled.mean(1)), strict=True))
+
+
+@lru_cache(maxsize=4096)
+def aspect_ratio(path: str) -> float:
+    """Width over height of an image file (second over first axis of a volume), from its header; nan if unreadable."""
+    try:
+        first, second = _sides(path)
+    except Exception:  # whatever a reader makes of a damaged header: the audit goes on without it
+        return float("nan")
+    return second / first
+
+
+def _sides(path: str) -> tuple[int, int]:
+    name = path.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        import nibabel
+
+        return nibabel.load(path).shape[:2]  # type: ignore[attr-defined, no-any-return]
+    if name.endswith(".npy"):
+        return np.load(path, mmap_mode="r").shape[:2]
+    if name.endswith((".dcm", ".dicom")) or not Path(path).suffix:
+        import pydicom
+
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return int(header.Rows), int(header.Columns)
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.height, image.width
 
 
 def nearest_neighbour_distance(test: Array, train: Array, side: int = 16) -> Array:
@@ -49,18 +81,19 @@ def nearest_neighbour_distance(test: Array, train: Array, side: int = 16) -> Arr
 
     Args:
         test: ``(B, C, *S)``.
-        train: ``(N, C, *S)``.
+        train: ``(N, C, *S)``, or ``(N, P)`` from :func:`pooled`.
         side: images are averaged down to at most this side.
 
     Returns:
         array: ``(B,)``.
     """
-    a, b = _pooled(test, side), _pooled(train, side)
+    a, b = pooled(test, side), train if train.ndim == 2 else pooled(train, side)
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     return np.sqrt(np.maximum(squares.min(1), 0))
 
 
-def _pooled(images: Array, side: int) -> Array:
+def pooled(images: Array, side: int = 16) -> Array:
+    """Images ``(B, C, *S)`` averaged down to a side of 16 to 31 (for 16) and z-normalised: ``(B, P)`` float64."""
     small = images.astype(np.float64)
     for axis in range(2, images.ndim):
         step = max(1, images.shape[axis] // side)
@@ -98,7 +131,7 @@ def audit(statistics: dict[str, Array], labels: Array, scores: Array | None = No
     """Audit a test set, and a method's scores on it.
 
     Args:
-        statistics: ``(n,)`` values by name.
+        statistics: ``(n,)`` values by name; one that is not known for all cases is left out.
         labels: ``(n,)``, 0 or 1.
         scores: ``(n,)`` of a method, or None.
         bins: of :func:`stratified_auroc`.
@@ -109,6 +142,8 @@ def audit(statistics: dict[str, Array], labels: Array, scores: Array | None = No
     labels = np.asarray(labels).astype(int)
     rows = []
     for name, values in statistics.items():
+        if not np.isfinite(values).all():
+            continue
         area = auroc(values, labels)
         correlation = stratified = float("nan")
         if scores is not None:

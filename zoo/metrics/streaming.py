@@ -11,6 +11,7 @@ _SHIFT = 14  # 18 bits of the float32 pattern are kept: sign, exponent and 9 bit
 _HALF = 1 << (31 - _SHIFT)  # bins of one sign: negative ones first, each half from small to large magnitude
 _INFINITE = 0x7F800000 >> _SHIFT  # first bin of a half that holds infinities and NaN
 _CHUNK = 1 << 20  # pixels counted at a time
+FIGURES = ("auroc", "average_precision", "dice_at_fpr", "best_dice", "iou_at_fpr", "best_iou")
 
 
 class Certified(NamedTuple):
@@ -22,7 +23,7 @@ class Certified(NamedTuple):
 
 
 class StreamingPixelMetrics(Metric):
-    """AUROC, AP and Dice at a false-positive rate from a histogram over float patterns.
+    """AUROC, AP, Dice and IoU from a histogram over float patterns.
 
     Bins follow the leading 18 bits of the float32 score, 512 to an octave, so that no range has to be known and no
     outlier spoils the resolution. State: two integer vectors (4 MiB), summed over processes. Works on any device.
@@ -67,10 +68,10 @@ class StreamingPixelMetrics(Metric):
             raise ValueError(f"{bad} of {scores.numel()} scores are NaN or infinite: scores must be finite")
 
     def compute(self) -> dict[str, Certified]:
-        """``auroc``, ``average_precision``, ``dice_at_fpr`` and ``iou_at_fpr``; nan where a class is missing.
+        """``auroc``, ``average_precision`` and Dice and IoU ``*_at_fpr`` and ``best_*``; nan where a class is missing.
 
-        The values of Dice and IoU are those of the lowest bin edge that keeps the rate; their intervals hold those of
-        the lowest threshold that keeps it, which may lie inside the next bin.
+        The values of Dice and IoU are those of a threshold at a bin's edge: the lowest that keeps the rate, or the
+        best. Their intervals hold those of the exact threshold, which may lie inside a bin.
         """
         pixels, positives = _descending(self.pixels), _descending(self.positives)
         occupied = pixels.nonzero().flatten()
@@ -78,7 +79,7 @@ class StreamingPixelMetrics(Metric):
         n, m = hits.sum(), wrong.sum()
         if not n or not m:
             nothing = Certified(float("nan"), float("nan"), float("nan"))
-            return dict.fromkeys(("auroc", "average_precision", "dice_at_fpr", "iou_at_fpr"), nothing)
+            return dict.fromkeys(FIGURES, nothing)
         before_hits, before_wrong = hits.cumsum(0) - hits, wrong.cumsum(0) - wrong
         sure = (hits * (m - before_wrong - wrong)).sum() / (n * m)
         open_pairs = (hits * wrong).sum() / (n * m)
@@ -87,12 +88,15 @@ class StreamingPixelMetrics(Metric):
             for place in (1.0, 0.5, 0.0)
         )
         dice = self._dice(before_hits + hits, before_wrong + wrong)
-        return {
-            "auroc": Certified(float(sure + open_pairs / 2), float(sure), float(sure + open_pairs)),
-            "average_precision": Certified(middle, low, high),
-            "dice_at_fpr": dice,
-            "iou_at_fpr": Certified(*(figure / (2 - figure) for figure in dice)),
-        }
+        # no threshold inside a bin is better than all of its positives without any of its negatives
+        edges, bound = (
+            float((2 * (before_hits + hits) / (before_hits + hits + false + n)).max())
+            for false in (before_wrong + wrong, before_wrong)
+        )
+        best = Certified(edges, edges, bound)
+        area = Certified(float(sure + open_pairs / 2), float(sure), float(sure + open_pairs))
+        overlaps = (Certified(*(figure / (2 - figure) for figure in one)) for one in (dice, best))
+        return dict(zip(FIGURES, (area, Certified(middle, low, high), dice, best, *overlaps), strict=True))
 
     def _dice(self, hits: Tensor, wrong: Tensor) -> Certified:
         n, m = float(hits[-1]), float(wrong[-1])
