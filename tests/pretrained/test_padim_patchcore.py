@@ -26,10 +26,10 @@ def test_padim_statistics_equal_numpy():
     features = model.features(image).double().numpy()
     model.finish()
     for place in (0, 17, 63):
-        covariance = np.cov(features[place]) + 0.01 * np.eye(16)
+        covariance = np.cov(features[place].T) + 0.01 * np.eye(16)
         whitening = model.gaussian.whitening[place].double().numpy()
         assert np.abs(whitening @ covariance @ whitening.T - np.eye(16)).max() < 1e-4
-        assert np.abs(model.gaussian.mean[place].numpy() - features[place].mean(axis=1)).max() < 1e-5
+        assert np.abs(model.gaussian.mean[place].numpy() - features[place].mean(axis=0)).max() < 1e-5
 
 
 @pytest.mark.parametrize(("rows", "block"), [(50, 4), (200, 16), (300, 1000)])

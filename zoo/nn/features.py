@@ -19,6 +19,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _ALIASES = {"layer0": "maxpool"}
 _PROBE_SIDE = 64
+_IMAGES_AT_ONCE = 4  # on a CPU: the maps of so many images of 256 pixels stay in its caches
 _weights_follow: ContextVar[bool] = ContextVar("weights_follow", default=False)
 
 
@@ -104,7 +105,18 @@ class FeatureExtractor(nn.Module):
         """Follow the mode only where ``statistics`` is ``batch``."""
         return super().train(mode and self.statistics == "batch")
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def parts(self, image: Tensor) -> Iterator[list[Tensor]]:
+        """What calling gives, a few images at a time and with the channels last in memory: faster on a CPU.
+
+        On other devices, and while a graph is exported, all images come at once.
+        """
+        if image.device.type != "cpu" or torch.compiler.is_exporting():
+            yield self(image)
+            return
+        for part in image.split(_IMAGES_AT_ONCE):
+            yield self(part, channels_last=True)
+
+    def forward(self, image: Tensor, channels_last: bool = False) -> list[Tensor]:
         """Maps ``(B, channels[i], H / strides[i], W / strides[i])`` of an image ``(B, 1 or 3, H, W)`` in [0, 1]."""
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
@@ -118,6 +130,8 @@ class FeatureExtractor(nn.Module):
         )
         if sides != tuple(image.shape[2:]):
             image = F.interpolate(image, size=sides, mode="bilinear", antialias=True)
+        if channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             return self._run(image)
 

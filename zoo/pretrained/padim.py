@@ -90,32 +90,39 @@ class PaDiM(AnomalyModule):
         return (Stage("collect", self.collect, self.finish),)
 
     def features(self, image: Tensor) -> Tensor:
-        """The kept channels at every place: ``(B, C, H, W)`` -> float32 ``(P, d, B)``."""
-        maps = self.extractor(image)
+        """The kept channels at every place: ``(B, C, H, W)`` -> float32 ``(P, B, d)``."""
+        return torch.cat([self._at_places(maps) for maps in self.extractor.parts(image)], dim=1)
+
+    def _at_places(self, maps: list[Tensor]) -> Tensor:
         kept, start = [], 0
+        rows, columns = maps[0].shape[2:]
         for values in maps:
             inside = (self.channel_index >= start) & (self.channel_index < start + values.shape[1])
-            chosen = values[:, self.channel_index[inside] - start].float()
-            kept.append(F.interpolate(chosen, size=maps[0].shape[2:], mode="nearest"))
+            chosen = values.movedim(1, -1)[..., self.channel_index[inside] - start].float()
+            for axis, size in ((1, rows), (2, columns)):
+                if chosen.shape[axis] != size:  # nearest neighbour
+                    source = torch.arange(size, device=chosen.device) * chosen.shape[axis] // size
+                    chosen = chosen.index_select(axis, source)
+            kept.append(chosen.flatten(1, 2).transpose(0, 1))
             start += values.shape[1]
-        return torch.cat(kept, dim=1).flatten(2).permute(2, 1, 0).contiguous()
+        return torch.cat(kept, dim=2)
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the running means and scatter matrices (Chan's update, which does not cancel)."""
         features = self.features(batch["image"])
-        places, channels, added = features.shape
+        places, added, channels = features.shape
         stats = self.gaussian
         if not stats.mean.numel():
             stats.count = torch.zeros((), dtype=torch.int64, device=features.device)
             stats.mean = features.new_zeros(places, channels)
             stats.scatter = features.new_zeros(places, channels, channels)
         before = int(stats.count)
-        batch_mean = features.mean(dim=2)
+        batch_mean = features.mean(dim=1)
         shift = batch_mean - stats.mean
         rank_one = shift * (before * added / (before + added)) ** 0.5
-        centred = torch.cat([features - batch_mean[..., None], rank_one[..., None]], dim=2)
+        centred = torch.cat([features - batch_mean[:, None], rank_one[:, None]], dim=1)
         with torch.autocast(features.device.type, enabled=False):
-            stats.scatter.baddbmm_(centred, centred.mT)
+            stats.scatter.baddbmm_(centred.mT, centred)
         stats.mean += shift * (added / (before + added))
         stats.count += added
 
@@ -142,9 +149,9 @@ class PaDiM(AnomalyModule):
             raise UserError("PaDiM has no statistics yet: run fit, or load a checkpoint of a finished fit")
         features = self.features(image)
         with torch.autocast(image.device.type, enabled=False):
-            white = self.gaussian.whitening @ (features - self.gaussian.mean[..., None])
+            white = (features - self.gaussian.mean[:, None]) @ self.gaussian.whitening.mT
         first = self.extractor.strides[0]
-        distance = white.square().sum(dim=1).sqrt()
+        distance = white.square().sum(dim=2).sqrt()
         rows, columns = (-(-side // first) for side in image.shape[2:])
         small_map = distance.T.reshape(-1, 1, rows, columns)
         resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=False)

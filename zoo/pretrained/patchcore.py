@@ -100,10 +100,13 @@ class PatchCore(AnomalyModule):
 
     def features(self, image: Tensor) -> Tensor:
         """Locally averaged features of all layers on the first one's grid: float32 ``(B, h, w, K)``."""
-        side = self.hparams["pooling"]
-        maps = [F.avg_pool2d(values.float(), side, stride=1, padding=side // 2) for values in self.extractor(image)]
-        size = maps[0].shape[2:]
-        joined = torch.cat([F.interpolate(values, size=size, mode="bilinear") for values in maps], dim=1).movedim(1, -1)
+        return torch.cat([self._at_places(maps) for maps in self.extractor.parts(image)])
+
+    def _at_places(self, maps: list[Tensor]) -> Tensor:
+        side, size = self.hparams["pooling"], maps[0].shape[2:]
+        pooled = [F.avg_pool2d(values.float(), side, stride=1, padding=side // 2) for values in maps]
+        joined = torch.cat([F.interpolate(values, size=size, mode="bilinear") for values in pooled], dim=1)
+        joined = joined.movedim(1, -1)
         return F.normalize(joined, dim=-1) if self.hparams["distance"] == "cosine" else joined
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
