@@ -1,10 +1,11 @@
 """Labels: how anomalous a changed pixel is, in [0, 1]."""
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -137,60 +138,66 @@ def fill_holes(values: Array) -> Array:
         return level
     strides = np.array([int(np.prod(values.shape[axis + 1 :])) for axis in range(values.ndim)])
     around = open_ + (_neighbours(values.ndim) @ strides)[:, None]
-    basins = _descend(open_, lowest, around)
-    deep = np.flatnonzero(basins >= 0)
-    flat[open_] = lowest[open_]
-    if len(deep):
-        names, own = np.unique(basins[deep], return_inverse=True)
-        number = np.full(len(flat) + 1, len(names))  # of the basin; the last one is whatever is settled
-        number[open_[deep]] = own
-        near = around[:, deep]
-        basin_near = number.take(near)
-        across = basin_near != own
-        height = np.maximum(lowest.take(near), lowest[open_[deep]])[across]
-        here, there = np.broadcast_to(own, near.shape)[across], basin_near[across]
-        levels = np.full(len(names) + 1, np.inf, values.dtype)
-        levels[-1] = -np.inf
-        while True:
-            lowered = levels.copy()
-            np.minimum.at(lowered, here, np.maximum(height, levels[there]))
-            if (lowered == levels).all():
-                break
-            levels = lowered
-        flat[open_[deep]] = np.maximum(lowest[open_[deep]], levels[own])
+    place = np.full(len(flat), -1)  # among the open pixels; -1 for settled ones
+    place[open_] = np.arange(len(open_))
+    near, beside, own = lowest.take(around), place.take(around), lowest[open_]
+    flat[open_] = own
+    falling = np.flatnonzero(~((near <= own) & (beside < 0)).any(0))
+    if len(falling):
+        near, beside, own = near[:, falling], beside[:, falling], own[falling]
+        flat[open_[falling]] = np.maximum(own, _basin_levels(falling, near, beside, own, len(open_)))
     return level
 
 
-def _descend(open_: Array, values: Array, around: Array) -> Array:
-    """The minimum, as a number of an open pixel, in which steepest descent ends, or -1 for a settled pixel."""
-    place = np.full(len(values), -1)
-    place[open_] = np.arange(len(open_))
-    near, beside, own = values.take(around), place.take(around), values[open_]
-    falling = np.flatnonzero(~((near <= own) & (beside < 0)).any(0))
-    near, beside, own = near[:, falling], beside[:, falling], own[falling]
-    steepest, numbers = near.argmin(0), np.arange(len(falling))
-    target, value = beside[steepest, numbers], near[steepest, numbers]
-    downhill = (value < own) | ((value == own) & (target < falling))
-    parent = np.full(len(open_) + 1, -1)
-    parent[falling] = np.where(downhill, target, falling)
+def _basin_levels(falling: Array, near: Array, beside: Array, own: Array, count: int) -> Array:
+    """Level of the basin of each falling pixel, -inf where descent ends at a settled pixel.
+
+    Args:
+        falling: ``(n,)`` numbers of pixels without a settled neighbour as low as they are.
+        near: ``(k, n)`` values of their neighbours.
+        beside: ``(k, n)`` numbers of these, -1 for settled ones.
+        own: ``(n,)`` values.
+        count: how many numbers there are.
+    """
+    steepest, column = near.argmin(0), np.arange(len(falling))
+    target, value = beside[steepest, column], near[steepest, column]
+    bottom = np.full(count + 1, count)  # the last number is whatever is settled
+    bottom[falling] = np.where((value < own) | ((value == own) & (target < falling)), target, falling)
     while True:
-        further = parent.take(parent)
-        if np.array_equal(further, parent):
-            return parent[:-1]
-        parent = further
+        further = bottom.take(bottom)
+        if np.array_equal(further, bottom):
+            break
+        bottom = further
+    here, there = np.broadcast_to(bottom[falling], near.shape), bottom.take(beside)
+    across = np.flatnonzero((here != there) & (here < count))
+    height = np.maximum(near, own).take(across)
+    here, there = here.ravel().take(across), there.take(across)
+    levels = np.full(count + 1, np.inf, own.dtype)
+    levels[-1] = -np.inf
+    while True:
+        lowered = levels.copy()
+        np.minimum.at(lowered, here, np.maximum(height, levels.take(there)))
+        if np.array_equal(lowered, levels):
+            return levels[bottom[falling]]
+        levels = lowered
 
 
 def _level_along_lines(values: Array) -> Array:
-    """Lowest of the largest values towards the border along the axes."""
-    level = np.maximum.accumulate(values, -1)
-    np.minimum(level, np.maximum.accumulate(values[..., ::-1], -1)[..., ::-1], out=level)
-    for axis in range(values.ndim - 1):
-        lines, lowered = np.moveaxis(values, axis, 0), np.moveaxis(level, axis, 0)
+    """Lowest of the largest values towards the border along the axes, in 3-D along the first two."""
+    if values.ndim < 3:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        lines = [tensor.cummax(axis).values for axis in range(values.ndim)]
+        lines += [tensor.flip(axis).cummax(axis).values.flip(axis) for axis in range(values.ndim)]
+        return np.asarray(reduce(torch.minimum, lines).numpy())
+    level = np.full_like(values, np.inf)
+    for axis in (0, 1):
+        planes, lowered = values.swapaxes(0, axis), level.swapaxes(0, axis)
         for step in (1, -1):
-            reached = lines[::step][0].copy()
-            for line, low in zip(lines[::step], lowered[::step], strict=True):
-                np.maximum(reached, line, out=reached)
+            reached = planes[::step][0].copy()
+            for plane, low in zip(planes[::step], lowered[::step], strict=True):
+                np.maximum(reached, plane, out=reached)
                 np.minimum(low, reached, out=low)
+    level[..., [0, -1]] = values[..., [0, -1]]
     return level
 
 

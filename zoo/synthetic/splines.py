@@ -47,7 +47,8 @@ def sample_edges_repeated(values: Array, positions: Array) -> Array:
         array: ``(C, n)`` of the input's dtype.
     """
     if values.ndim == 3:  # in planes the recursive filter costs less than products
-        coefficients = _filtered(np.pad(values, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), "edge"))
+        rows, columns = (np.clip(np.arange(-MARGIN, n + MARGIN), 0, n - 1) for n in values.shape[1:])
+        coefficients = _filtered(values.take(rows, 1).take(columns, 2))
         return _evaluate(coefficients, positions + MARGIN, "nearest", values.dtype)
     low = np.maximum(np.floor(positions.min(1)).astype(int) - 1, -MARGIN)
     high = np.minimum(np.floor(positions.max(1)).astype(int) + 3, np.array(values.shape[1:]) + MARGIN)

@@ -70,7 +70,8 @@ def on_discs(task: Task) -> BoxTask:
         box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         disc = Shape("ellipse", np.array(mask[box].shape), np.eye(2), mask[box])
         result, own = target.copy(), target[:, *box]
-        after, _ = task(own, disc, np.zeros(2, int), rng, Context(patch[None]))
+        context, anything = Context(patch[None]), np.full(len(own), np.inf)
+        after, _ = task.draw(rng, disc, own.shape, context).apply(own, disc, (-anything, anything), context)
         result[:, *box] = own + gain * (after - own)
         return result
 
