@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo.checkpoints.sources import sealing
 from zoo.errors import UserError
 
-_MAX_TENSORS = 500_000
+_MAX_TENSORS = 30_000
 _MAX_PIXELS = 2**28
 _aten = torch.ops.aten
 _BY_SIZE = {
@@ -62,7 +62,7 @@ def bounded(source: str, size: int) -> Iterator[None]:
         with sealing(), _BoundedAllocation(source, size):
             yield
     except UserError as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).split())[:500]
         raise UserError(message if message.startswith(source) else f"{source}: {message}") from error
     except Exception as error:  # whatever hostile arguments provoke
         reason = " ".join(str(error).split())[:160]

@@ -16,7 +16,8 @@ from zoo.registry import load_class
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
 
-_MAX_CONFIG = 1 << 20
+_MAX_CONFIG = 1 << 18
+_MAX_DEPTH = 20
 
 
 def load_pretrained(source: str | Path) -> "AnomalyModule":
@@ -167,8 +168,11 @@ def _read_config(config: Path) -> Any:
         raise UserError(f"{config}: larger than {_MAX_CONFIG} bytes; expected the few lines of `zoo export`")
     try:
         text = config.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"{config}: refused: it refers to itself by aliases (*)")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
+                raise UserError(f"{config}: refused: aliases (*) or more than {_MAX_DEPTH} levels; expected plain values")
         return yaml.safe_load(text)
     except UserError:
         raise
