@@ -141,3 +141,18 @@ def test_positions_outside_the_image_are_refused():
     with pytest.raises(UserError, match="positions"):
         network(torch.rand(1, 1, 16, 16), (20, 0))
     assert np.isfinite(network(torch.rand(1, 1, 16, 16), (16, 16)).detach().numpy()).all()
+
+
+def test_memory_of_a_step_grows_with_batch_and_precision():
+    from benchmarks.speed.unet_memory import step_memory
+
+    kept, peak = zip(
+        *(
+            step_memory((16, 24), batch, dtype, **SMALL)
+            for batch, dtype in ((4, torch.float32), (8, torch.float32), (8, torch.bfloat16))
+        ),
+        strict=True,
+    )
+    assert kept[1] == pytest.approx(2 * kept[0], rel=0.2)
+    assert kept[2] == pytest.approx(0.5 * kept[1], rel=0.1)
+    assert all(more >= less for more, less in zip(peak, kept, strict=True))
