@@ -29,7 +29,8 @@ METRICS = (
     "slice_auroc",
     "slice_ap",
 )
-_HEADS = ("method", "seeds", "image AUROC [95 %]", "p vs highest", "image AP", "pixel AUROC", "pixel AP", "AUPRO")
+_ALWAYS = {"image_ap": "image AP", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pixel_aupro": "AUPRO"}
+_SOMETIMES = ("slice_auroc", "slice_ap", "pixel_ap_in_groups")
 EXPLANATION = (
     "± is the sample standard deviation over seeds.",
     "[95 %] is a percentile bootstrap over patients (over images where the data name no patients), stratified by "
@@ -86,14 +87,32 @@ def rows_of(results: list[Result]) -> list[Row]:
         best = max(means, key=lambda name: (-np.inf if np.isnan(means[name]) else means[name], name))
         p_values = _against_best(by_method, best)
         strongest = shortcuts_of(here)[0]
+        names = metrics_of(results)
         rows += sorted(
-            (_row(dataset, name, cells, name == best, p_values[name], strongest) for name, cells in by_method.items()),
+            (
+                _row(dataset, name, cells, names, name == best, p_values[name], strongest)
+                for name, cells in by_method.items()
+            ),
             key=lambda row: (-np.nan_to_num(row.means["image_auroc"], nan=-1.0), row.method),
         )
     return rows
 
 
-def _row(dataset: str, method: str, cells: list[Result], best: bool, p_value: float, strongest: Shortcut) -> Row:
+def metrics_of(results: list[Result]) -> list[str]:
+    """The common metrics, and those that only some protocols compute."""
+    found = {name for result in results for name in result.content["metrics"]}
+    return [*METRICS, *sorted(found - set(METRICS))]
+
+
+def _row(
+    dataset: str,
+    method: str,
+    cells: list[Result],
+    names: list[str],
+    best: bool,
+    p_value: float,
+    strongest: Shortcut,
+) -> Row:
     intervals = [_interval(cell) for cell in cells]
     interval = Interval(*(float(np.mean([one[k] for one in intervals])) for k in range(3)))
     audits = [audit(_statistics(cell), cell.scores["label"], cell.scores["score"]) for cell in cells]
@@ -102,8 +121,8 @@ def _row(dataset: str, method: str, cells: list[Result], best: bool, p_value: fl
         dataset,
         method,
         len(cells),
-        {name: _mean(name, cells) for name in METRICS},
-        {name: _deviation(name, cells) for name in METRICS},
+        {name: _mean(name, cells) for name in names},
+        {name: _deviation(name, cells) for name in names},
         interval,
         p_value,
         best,
@@ -183,11 +202,12 @@ def as_csv(rows: list[Row]) -> str:
     """``leaderboard.csv``: a line per data set and method."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    spread = [column for name in METRICS for column in (name, f"{name}_sd")]
+    names = list(rows[0].means)
+    spread = [column for name in names for column in (name, f"{name}_sd")]
     more = ("image_auroc_low", "image_auroc_high", "p_against_best", "best", "beats_shortcuts", "stratified_auroc")
     writer.writerow(["dataset", "phantom", "method", "seeds", *spread, *more])
     for row in rows:
-        figures = [_figure(part[name]) for name in METRICS for part in (row.means, row.deviations)]
+        figures = [_figure(part[name]) for name in names for part in (row.means, row.deviations)]
         bounds = (_figure(row.interval.low), _figure(row.interval.high), _figure(row.p_value))
         last = (row.best, row.beats_shortcuts, _figure(row.stratified))
         writer.writerow([row.dataset, row.phantom, row.method, row.seeds, *figures, *bounds, *last])
@@ -204,24 +224,31 @@ def as_markdown(name: str, rows: list[Row], results: list[Result], published: Pu
     notes: list[str] = []
     for dataset in sorted({row.dataset for row in rows}):
         here = [row for row in rows if row.dataset == dataset]
-        phantom = " (PHANTOM: generated data, no statement on real images)" if here[0].phantom else ""
+        marked = any(row.phantom for row in here)
+        phantom = " (PHANTOM: generated data, no statement on real images)" if marked else ""
         lines += [f"## {dataset}{phantom}", ""]
-        beside = [m for m in METRICS if any(published.get(dataset, row.method, m) for row in here)]
-        heads = [*_HEADS, *(f"*published {metric}*" for metric in beside)]
+        beside = [m for m in here[0].means if any(published.get(dataset, row.method, m) for row in here)]
+        more = [m for m in _SOMETIMES if any(not np.isnan(row.means.get(m, np.nan)) for row in here)]
+        heads = ["method", "seeds", "image AUROC [95 %]", "p vs highest", *_ALWAYS.values(), *more]
+        heads += [*(f"*published {metric}*" for metric in beside)]
         lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for row in here:
             figures = [_published_cell(published.get(dataset, row.method, metric), notes) for metric in beside]
-            lines += ["| " + " | ".join([*_markdown_cells(row), *figures]) + " |"]
+            lines += ["| " + " | ".join([*_markdown_cells(row, more), *figures]) + " |"]
         told = ", ".join(
             f"{one.name} {one.auroc:.3f}" for one in shortcuts_of([r for r in results if r.dataset == dataset])
         )
         lines += ["", f"Without learning (AUROC): {told}. † not shown to beat the best of them.", ""]
-    ranks, difference = ranks_of(rows)
-    phantom = " (PHANTOM data among them)" if any(row.phantom for row in rows) else ""
-    lines += [f"## Average rank (image AUROC){phantom}", ""]
-    lines += [f"{rank:.2f}  {method}" for method, rank in ranks.items()]
-    lines += ["", f"Critical difference (Nemenyi, 5 %): {difference:.2f}" if not np.isnan(difference) else ""]
-    lines += ["", "## How to read this", "", *(f"- {line}" for line in EXPLANATION)]
+    for kind in (False, True):  # never over real data and phantoms together
+        kept = [row for row in rows if row.phantom == kind]
+        if kept:
+            ranks, difference = ranks_of(kept)
+            lines += [f"## Average rank (image AUROC){' over PHANTOM data' if kind else ''}", ""]
+            lines += [f"{rank:.2f}  {method}" for method, rank in ranks.items()]
+            lines += ["", f"Critical difference (Nemenyi, 5 %): {difference:.2f}", ""]
+            if np.isnan(difference):
+                lines[-2] = "No critical difference: it needs two methods and two data sets."
+    lines += ["## How to read this", "", *(f"- {line}" for line in EXPLANATION)]
     if notes:
         lines += ["", "Published figures, on the real data and by the protocol of their source:", ""]
         lines += [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
@@ -243,11 +270,11 @@ def note_number(figure: Figure, notes: list[str]) -> int:
     return notes.index(told) + 1
 
 
-def _markdown_cells(row: Row) -> list[str]:
+def _markdown_cells(row: Row, more: list[str]) -> list[str]:
     area = f"{_pm(row, 'image_auroc')} [{row.interval.low:.3f}, {row.interval.high:.3f}]"
     mark = "" if row.beats_shortcuts else " †"
     p = "highest" if row.best else ("" if np.isnan(row.p_value) else f"{row.p_value:.3f}")
-    rest = (_pm(row, name) for name in ("image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro"))
+    rest = (_pm(row, name) for name in (*_ALWAYS, *more))
     return [row.method + mark, str(row.seeds), area, p, *rest]
 
 

@@ -71,8 +71,8 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
     """Read a benchmark's configuration: a path, or the short name of a shipped one (``quick``).
 
     The model ``"*"`` stands for every registered method that no other entry uses (but ensembles); of its ``init_args``
-    each method takes those it has. A model with ``folds: [0, 1, ...]`` becomes one for each fold (``NAME_fold0``, argument ``fold``), and with
-    ``ensemble: true`` a further one, ``NAME_ensemble``, of all folds.
+    each method takes those it has. A model with ``folds: [0, 1, ...]`` becomes one for each fold (``NAME_fold0``,
+    argument ``fold``), and with ``ensemble: true`` a further one, ``NAME_ensemble``, of all folds.
 
     Args:
         source: path or name.

@@ -132,7 +132,7 @@ def _controls(datasets: Sequence[str], metrics: Sequence[str]) -> str:
 
 
 def _shown(rows: list[Row]) -> list[str]:
-    return [metric for metric in METRICS if any(not np.isnan(row.means[metric]) for row in rows)]
+    return [metric for metric in rows[0].means if any(not np.isnan(row.means[metric]) for row in rows)]
 
 
 def _board(rows: list[Row], results: list[Result], published: Published, notes: list[str]) -> str:

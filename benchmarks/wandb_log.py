@@ -81,8 +81,8 @@ def _log_cell(out: Path, group: str, result: Result, offline: bool) -> None:
 def _log_leaderboard(out: Path, group: str, rows: list[Row], published: Published, offline: bool) -> None:
     import wandb
 
-    heads: list[str | int] = ["dataset", "phantom", "method", "seeds", *METRICS, "low", "high", "p vs highest", "above shortcuts"]
-    heads += ["published image_auroc", "published in"]
+    heads: list[str | int] = ["dataset", "phantom", "method", "seeds", *METRICS]
+    heads += ["low", "high", "p vs highest", "above shortcuts", "published image_auroc", "published in"]
     notes: list[str] = []
     table = wandb.Table(columns=heads)
     for row in rows:
