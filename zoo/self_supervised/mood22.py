@@ -1,0 +1,183 @@
+"""The winner of the Medical Out-of-Distribution challenge 2022 (team CitAI).
+
+Naval Marimont and Tarroni, "Achieving state-of-the-art performance in the Medical Out-of-Distribution (MOOD) challenge
+using plausible synthetic anomalies", 2023 (arXiv 2308.01412). Foreign patches in complex shapes with smoothed edges, so
+that no straight or sharp border gives them away; a U-Net segments them.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, uniform_filter
+from torch import Tensor
+
+from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.unet import UNet
+from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.synthetic.blending import poisson_blend
+from zoo.synthetic.patches import draw_patch, take
+from zoo.synthetic.saturation import log_task_ap
+from zoo.synthetic.shapes import box_of, draw_shape, place
+
+Array = NDArray[Any]
+_EDGES = (1, 1, 1, 1, 3, 3, 5, 7)
+
+
+class Mood22(AnomalyModule):
+    """Segmentation of plausible synthetic anomalies (MOOD 2022, team CitAI).
+
+    Stated: shares, sizes, weights, widths of the smoothed edges, both ways of blending, loss, optimiser. Deviations:
+    complex shapes are ellipsoids cut by smooth noise, where the original stores 300 shapes; this package's U-Net
+    (instance norm, GELU) without deep supervision, where the original has batch norm, LeakyReLU and four outputs; whole
+    images instead of 160-voxel crops. Inferred: size of the intensity shift and of the noise, the score. The original
+    averages five folds: ``ensemble``.
+
+    Args:
+        image_size: ``(H, W)`` or ``(D, H, W)``, multiples of ``2 ** depth``.
+        in_channels: image channels.
+        depth: halvings of the U-Net.
+        width: channels of its first stage.
+        max_width: largest number of channels.
+        share: share of training images with an anomaly.
+        alpha: bounds of the foreign patch's weight.
+        shift: largest shift of the patch's intensity, as a share of the image's range (inferred).
+        noise: deviation of the noise on the patch, as a share of the image's range (inferred).
+        use_foreground: place anomalies at least half in the foreground.
+        score: how the map becomes a score (inferred: mean of the upper tenth).
+        score_fraction: share of pixels for ``top_q``.
+        lr: highest of AdamW's one cycle, which starts at a tenth of it.
+    """
+
+    reference = {
+        "title": "Achieving state-of-the-art performance in the Medical Out-of-Distribution (MOOD) challenge using "
+        "plausible synthetic anomalies",
+        "venue": "arXiv (MOOD 2022, first place)",
+        "year": 2023,
+        "url": "https://arxiv.org/abs/2308.01412",
+    }
+    dims = (2, 3)
+    tiny = {"image_size": 32, "depth": 3, "width": 4}
+
+    network: UNet
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        depth: int = 5,
+        width: int = 32,
+        max_width: int = 320,
+        share: float = 0.9,
+        alpha: tuple[float, float] = (0.3, 1.0),
+        shift: float = 0.2,
+        noise: float = 0.05,
+        use_foreground: bool = True,
+        score: PoolingRule = "top_q",
+        score_fraction: float = 0.1,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create the U-Net."""
+        names = ("depth", "width", "max_width")
+        self.network = UNet(
+            self.image_size, self.in_channels, positions=0, **{name: self.hparams[name] for name in names}
+        )
+
+    def make_anomalies(
+        self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Altered images and labels, the weights of the foreign patches; patches come from the other images.
+
+        Args:
+            image: ``(B, C, *S)``.
+            rng: source of randomness.
+            foreground: ``(B, 1, *S)`` bool.
+
+        Returns:
+            tuple: ``(B, C, *S)`` and ``(B, 1, *S)``.
+        """
+        images = image.cpu().numpy()
+        altered, label = images.copy(), np.zeros_like(images[:, :1])
+        for number, one in enumerate(rng.spawn(len(images))):
+            if one.random() >= self.hparams["share"]:
+                continue
+            shape = draw_shape(one, images.shape[2:])
+            weight = soft_weight(one, shape.mask, _EDGES[one.integers(len(_EDGES))])
+            weight *= one.uniform(*self.hparams["alpha"])
+            where = None if foreground is None else foreground[number, 0].cpu().numpy()
+            corner = place(one, weight > 0, images.shape[2:], where)
+            if corner is None:
+                continue
+            box = (slice(None), *box_of(corner, weight.shape))
+            own = images[number][box]
+            patch = self._patch(one, images[(number + 1) % len(images)], weight.shape)
+            mixed = (
+                (1 - weight) * own + weight * patch
+                if one.random() < 0.5
+                else poisson_blend(own, patch, weight, [0] * weight.ndim, True)
+            )
+            mixed = np.clip(mixed, images[number].min(), images[number].max()).astype(own.dtype)
+            altered[number][box] = mixed
+            label[number][(slice(0, 1), *box[1:])] = np.where((mixed != own).any(0), weight, 0)
+        return torch.from_numpy(altered).to(image.device), torch.from_numpy(label).to(image.device)
+
+    def _patch(self, rng: np.random.Generator, source: Array, sides: tuple[int, ...]) -> Array:
+        """A turned part of ``source`` ``(C, *S)``, shifted in intensity and noisy."""
+        drawn, spread = draw_patch(rng, 1, source.shape[1:], sides), float(np.ptp(source))
+        patch = take(source, drawn.region, drawn.corner, sides)
+        patch = patch + spread * rng.uniform(-self.hparams["shift"], self.hparams["shift"])
+        return np.asarray(patch + spread * rng.normal(0, self.hparams["noise"], patch.shape), source.dtype)
+
+    def _foreground(self, batch: Batch) -> Tensor | None:
+        return batch.get("foreground") if self.hparams["use_foreground"] else None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Binary cross-entropy with the weight of the foreign patch."""
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        altered, label = self.make_anomalies(batch["image"], rng, self._foreground(batch))
+        loss = F.binary_cross_entropy_with_logits(self.network(altered).float(), label)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
+        """Predict, and log how well the own anomalies are found."""
+        log_task_ap(self, batch, batch_idx, self.make_anomalies, self.network)
+        return self(batch["image"])
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one cycle of the learning rate over the fit."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.hparams["lr"])
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.hparams["lr"], max(self.optimise_batches, 1) + 1, div_factor=10
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def predict_anomaly(self, image: Tensor) -> Prediction:
+        """Map: probability."""
+        anomaly_map = self.network(image).float().sigmoid()
+        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
+
+
+def soft_weight(rng: np.random.Generator, mask: Array, edge: int) -> Array:
+    """The shape, in a third of the draws cut by smooth noise, with edges averaged over ``edge`` pixels.
+
+    Args:
+        rng: source of randomness.
+        mask: ``(*b)`` bool.
+        edge: side of the averaging window, odd; 1 keeps the edges sharp.
+
+    Returns:
+        array: float32 in [0, 1], larger than the mask by ``edge // 2`` on every side while that fits.
+    """
+    if rng.random() < 1 / 3:
+        cut = mask & (gaussian_filter(rng.standard_normal(mask.shape), min(mask.shape) / 8) > 0)
+        mask = cut if cut.any() else mask
+    padded = np.pad(mask.astype(np.float32), edge // 2 if edge > 1 else 0)
+    return uniform_filter(padded, edge, mode="constant") if edge > 1 else padded
