@@ -108,3 +108,17 @@ def test_checkpoints_are_chosen_by_unseen_kinds(image_folder, quiet_trainer, tmp
         float(trainer.callback_metrics["val/synthetic_pixel_ap"]), abs=1
     )
     assert best.best_model_path
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "kinds"),
+    [
+        ("fpi", {}, {"sink", "source", "smooth_intensity", "blob"}),
+        ("pii", {}, {"sink", "source", "smooth_intensity", "blob"}),
+        ("confidence_aware", {"task": "intensity"}, {"intra_blend", "inter_blend", "sink", "source"}),
+        ("denoising_ae", {}, {"intra_blend", "inter_blend", "sink", "source"}),
+        ("autoencoder", {}, set(KINDS)),
+    ],
+)
+def test_other_methods_say_what_they_train_on(name, arguments, kinds):
+    assert set(unseen_kinds(load_class(name)(**arguments).trained_tasks)) == kinds

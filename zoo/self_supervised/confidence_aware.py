@@ -84,6 +84,12 @@ class ConfidenceAware(AnomalyModule):
     ) -> None:
         super().__init__()
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Both blends, or the task under the raters."""
+        own = {"sink": "sink", "push": "source", "intensity": "smooth_intensity"}.get(self.hparams["task"])
+        return ("intra_blend", "inter_blend") if own is None else (own,)
+
     def build(self) -> None:
         """Create the U-Net with its two heads."""
         self.settle_value_range()

@@ -60,6 +60,11 @@ class CutPaste(AnomalyModule):
     ) -> None:
         super().__init__()
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Pasted patches: both blends."""
+        return ("intra_blend", "inter_blend")
+
     def build(self) -> None:
         """Create trunk, head and the empty Gaussian."""
         import timm

@@ -65,6 +65,11 @@ class ForeignPatchInterpolation(AnomalyModule):
     ) -> None:
         super().__init__()
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Foreign patches: both blends."""
+        return ("intra_blend", "inter_blend")
+
     def build(self) -> None:
         """Create the network."""
         self.network = WideResidualSegmenter(self.in_channels, self.image_size, tuple(self.hparams["widths"]))
