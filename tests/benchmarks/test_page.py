@@ -15,8 +15,16 @@ import pytest
 
 from benchmarks.commands import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
+
+def working(*names):
+    """The first of these programs that runs; some systems install one that only tells how to get the real one."""
+    found = [path for name in names if (path := shutil.which(name))]
+    return next(
+        (path for path in found if not subprocess.run([path, "--version"], capture_output=True).returncode), None
+    )
+
+
+CHROMIUM, DRIVER = working("chromium", "chromium-browser", "google-chrome"), working("chromedriver")
 TAB, ENTER = "\ue004", "\ue007"
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="the page is looked at in Chromium with chromedriver, not installed here"
