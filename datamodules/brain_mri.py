@@ -174,8 +174,13 @@ def _volumes(root: Path, pattern: str) -> list[Path]:
 
 def find_healthy(root: Path, name: Healthy, sequence: Sequence, problems: list[BadFile]) -> Iterator[Record]:
     """Volumes of healthy volunteers in their official trees; what is wrong is added to ``problems``."""
+    first: dict[str, Path] = {}
     for path in _volumes(root, _healthy_pattern(name, sequence)):
         subject = _subject(path, name)
+        if first.setdefault(subject, path) != path:
+            found = f"a second {sequence} volume of {subject}, the first is {first[subject].name}"
+            problems.append(BadFile(path, found, "keep one run of one session a subject"))
+            continue
         companions = []
         if name == "hcp":
             other = path.with_name(path.name.replace("T2w", "T1w") if sequence == "t2" else path.name)
@@ -188,6 +193,12 @@ def find_healthy(root: Path, name: Healthy, sequence: Sequence, problems: list[B
         yield Record(
             path.relative_to(root).as_posix(), str(path), "train", 0, f"{name}:{subject}", companions=tuple(companions)
         )
+    if name == "hcp" and sequence == "t2" and first:
+        for path in _volumes(root, _healthy_pattern(name, "t1")):
+            if _subject(path, name) not in first:
+                missing = path.name.replace("T1w", "T2w")
+                found = f"subject {_subject(path, name)} has no {missing}"
+                problems.append(BadFile(path.with_name(missing), found, "fetch it or remove the subject"))
     if name == "hcp":
         unstripped = _volumes(root, f"{sequence.upper()}w_acpc_dc_restore.nii*")
         if unstripped and not _volumes(root, _healthy_pattern(name, sequence)):
@@ -284,7 +295,19 @@ def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Arra
     if truth.shape != volume.shape or not np.allclose(other[:3, :3], affine[:3, :3], atol=1e-2):
         found = f"grid {truth.shape}, its image has {volume.shape}"
         raise BadFile(record.mask, found, "give the segmentation of this volume")
-    return volume, affine, np.rint(truth).astype(np.int16)
+    return volume, affine, _labels(record, np.rint(truth).astype(np.int16))
+
+
+def _labels(record: Record, truth: Array) -> Array:
+    name = record.subject.split(":")[0]
+    known = {"brats23": (0, 1, 2, 3), "isles15": (0, 1)}.get(name, (0, 1, 2, 4))
+    odd = sorted(set(np.unique(truth).tolist()) - set(known))
+    if odd and name in (*_BRATS, "isles15"):
+        expected = ", ".join(map(str, known))
+        raise BadFile(record.mask or "", f"label {odd[0]}, {name} has {expected}", "give the files of that year")
+    if not truth.any():
+        raise BadFile(record.mask or "", "an empty ground truth", "fetch the case again or remove it")
+    return truth
 
 
 def prepare_slices(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:

@@ -63,8 +63,15 @@ def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) ->
             if correlation[row, column] > limit:
                 pair = records[store.record[chosen[row]]].id, records[store.record[train[column]]].id
                 value = float(correlation[row, column])
-                found.append((value, f"{pair[0]} (test) looks like {pair[1]}: correlation {value:.3f}"))
+                found.append((value, f"{pair[0]} like {pair[1]} ({value:.3f})"))
     return [line for _, line in sorted(found, reverse=True)]
+
+
+def near_copy_notes(lines: Sequence[str], tested: int) -> list[str]:
+    """One line for all findings of :func:`near_copies`: how many of the ``tested`` images, and the three nearest."""
+    if not lines:
+        return []
+    return [f"{len(lines)} of {tested} test images look like a training image; nearest: {', '.join(lines[:3])}"]
 
 
 def thumbnails(store: Store, positions: Array, side: int = 32) -> Array:

@@ -169,7 +169,7 @@ def examine(name: str, root: Path, cache_dir: str | None = None) -> Report:
 def _examine_images(name: str, root: Path, cache_dir: str | None) -> Report:
     import warnings
 
-    from datamodules.checks import find_leaks, near_copies
+    from datamodules.checks import find_leaks, near_copies, near_copy_notes
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # reported below
@@ -190,17 +190,17 @@ def _examine_images(name: str, root: Path, cache_dir: str | None) -> Report:
     copies = [line for line in leaks if line.startswith("same pixels")]
     notes = [line for line in leaks if line not in copies]  # official lists share patients
     if len(data.store.shape) == 3 and (data.store.slices < 0).all():
-        alike = near_copies(data.store, data.records)
-        tested = counts["test normal"] + counts["test anomalous"]
-        notes += (
-            [f"{len(alike)} of {tested} test images look like a training image; nearest: {alike[0]}"] if alike else []
-        )
+        notes += near_copy_notes(near_copies(data.store, data.records), len(data.dataset("test")))
     if name == "covidx":
         notes += _covidx_notes(root)
-    if name == "vindr_cxr" and (labels_file := next(root.rglob("image_labels_train.csv"), None)) is not None:
-        from datamodules.vindr_cxr import reader_notes
+    if name == "hyper_kvasir" and any(record.mask for record in data.manifest):
+        from datamodules.hyper_kvasir import box_notes
 
-        notes += reader_notes(labels_file)
+        notes += box_notes(root)
+    if name == "vindr_cxr" and (labels_file := next(root.rglob("image_labels_train.csv"), None)) is not None:
+        from datamodules.vindr_cxr import overhang_notes, reader_notes
+
+        notes += reader_notes(labels_file) + overhang_notes(data.manifest)
     return Report(counts, [*data.rejected, *copies], notes)
 
 
@@ -236,12 +236,15 @@ def _covidx_notes(root: Path) -> list[str]:
     from datamodules.layout import locate
 
     base = locate(root, "train.txt", "COVIDx")
-    train, test = (parse_list(base / f"{part}.txt")[0] for part in ("train", "test"))
-    listed = {part: {row.file for row in rows} for part, rows in (("train", train), ("test", test))}
-    unlisted = sum(1 for part, names in listed.items() for file in (base / part).glob("*.*") if file.name not in names)
+    parts = [part for part in ("train", "val", "test") if (base / f"{part}.txt").is_file()]
+    rows = {part: parse_list(base / f"{part}.txt")[0] for part in parts}
+    listed = {part: {row.file for row in rows[part]} for part in parts}
+    unlisted = sum(1 for part in parts for file in (base / part).glob("*.*") if file.name not in listed[part])
+    repeated = sum(len(rows[part]) - len(listed[part]) for part in parts)
     notes = [f"{unlisted} files are in no list"] if unlisted else []
-    if version(train, test).startswith("unknown") and not (root / "PHANTOM_DATA.json").is_file():
-        notes.append(f"no official version has {len(train)} + {len(test)} lines")
+    notes += [f"{repeated} lines name a file a second time"] if repeated else []
+    if version(rows["train"], rows["test"]).startswith("unknown") and not (root / "PHANTOM_DATA.json").is_file():
+        notes.append(f"no official version has {len(rows['train'])} + {len(rows['test'])} lines")
     return notes
 
 

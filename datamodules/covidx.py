@@ -90,7 +90,8 @@ class CovidX(AnomalyDataModule):
     200 + 200 to test. Those negatives include pneumonia, and in the test list all positives come from one collection
     (RICORD) and all negatives from another (RSNA): the score measures the scanner as well. ``variant: normal_only``
     with the lists of version 8A trains on normal films and tests them against COVID-19 or, with ``anomaly:
-    pneumonia``, against pneumonia of the same source. Grey, [0, 1].
+    pneumonia``, against pneumonia of the same source. The negatives of ``val.txt`` (CXR-4) validate where it exists,
+    otherwise a share of the training list does. Grey, [0, 1].
     """
 
     phantom_name = "covidx"
@@ -135,34 +136,38 @@ class CovidX(AnomalyDataModule):
         root = locate(root, "train.txt", "COVIDx")
         rows: dict[str, list[Row]] = {}
         problems: list[BadFile] = []
-        for split in ("train", "test"):
+        for split in ("train", "val", "test"):
+            if split == "val" and not (root / "val.txt").is_file():  # only the lists of CXR-4 bring one
+                continue
             path = locate(root, f"{split}.txt", "COVIDx") / f"{split}.txt"
             rows[split], bad = parse_list(path)
             problems += bad + _repeated(path, rows[split])
-        seen = {row.file: row for row in rows["train"]}
-        both = [row for row in rows["test"] if row.file in seen]
-        problems += [
-            BadFile(f"{root / 'test.txt'}:{row.line}", f"{row.file} is in train.txt too", "use lists of one version")
-            for row in both
-        ]
+        both = []
+        for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+            seen = {row.file for row in rows.get(first, ())}
+            for row in rows.get(second, ()):
+                if row.file in seen:
+                    both.append((second, row))
+                    where = f"{root / f'{second}.txt'}:{row.line}"
+                    problems.append(BadFile(where, f"{row.file} is in {first}.txt too", "use lists of one version"))
         if self.variant == "normal_only" and not any(row.label == "normal" for row in rows["train"]):
             raise UserError(f"{root / 'train.txt'}: no label 'normal'; normal_only needs a list of version 8A or 9A")
         records: dict[str, Record] = {}
         for split, listed in rows.items():
             for row in listed:
                 record = self._record(root, split, row)
-                if record is not None and row not in both:
+                if record is not None and (split, row) not in both:
                     records.setdefault(record.id, record)
         missing = [record for record in records.values() if not Path(record.image).is_file()]
         problems += [BadFile(record.image, "listed but absent", "download it again") for record in missing]
         self.report(problems)
         absent = {record.id for record in missing}
         kept = [record for record in records.values() if record.id not in absent]
-        return self._hold_out(kept)
+        return kept if "val" in rows else self._hold_out(kept)
 
     def _record(self, root: Path, split: str, row: Row) -> Record | None:
         label = self.label_of(row.label)
-        if label is None or (split == "train" and label == 1):
+        if label is None or (split != "test" and label == 1):
             return None
         subject = f"{row.source}:{row.patient}"
         name = f"{split}/{row.file}"

@@ -1,5 +1,6 @@
 """Hyper-Kvasir (Borgli et al., Scientific Data 2020): colonoscopy, healthy bowel against polyps."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -96,13 +97,17 @@ class HyperKvasir(AnomalyDataModule):
         masks = {file.stem: file for file in list_files(segmented / "masks")}
         problems = []
         for file in list_files(segmented / "images"):
-            mask = masks.get(file.stem)
+            mask = masks.pop(file.stem, None)
             if mask is None:
                 expected = segmented / "masks" / f"{file.stem}.jpg"
                 problems.append(BadFile(file, f"no mask {expected}", "unpack segmented-images again"))
             else:
                 name = file.relative_to(root).as_posix()
                 records.append(Record(name, str(file), "test", 1, mask=str(mask)))
+        remedy = "unpack segmented-images again"
+        problems += [
+            BadFile(mask, f"no image {mask.name} in {segmented / 'images'}", remedy) for mask in masks.values()
+        ]
         self.report(problems)
         return records
 
@@ -120,6 +125,23 @@ class HyperKvasir(AnomalyDataModule):
     def parameters(self) -> dict[str, Any]:
         """Size, crop and normalisation."""
         return plain({"size": self.spatial_size, "crop": self.crop, "normalise": self.normalise})
+
+
+def box_notes(root: Path) -> list[str]:
+    """Segmented images that ``bounding-boxes.json`` does not name, and names without image; nothing if it is absent."""
+    segmented = locate(root, "segmented-images", "Hyper-Kvasir", ("", "hyper-kvasir")) / "segmented-images"
+    path = segmented / "bounding-boxes.json"
+    if not path.is_file():
+        return []
+    try:
+        named = set(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        return [f"{path}: unreadable ({error})"]
+    images = {file.stem for file in list_files(segmented / "images")}
+    notes = []
+    for what, odd in (("images are not in it", images - named), ("entries have no image", named - images)):
+        notes += [f"{path}: {len(odd)} {what}, first {min(odd)}"] if odd else []
+    return notes
 
 
 def prepare_frame(record: Record, *, size: tuple[int, int], crop: Crop, imagenet: bool) -> Prepared:

@@ -181,8 +181,8 @@ def read_dicom(path: str | Path) -> Dicom:
     """Decode a single-frame grey DICOM file.
 
     Raises:
-        BadFile: no DICOM, no pixels, more than one frame, colour, or no decoder for its compression (the message names
-            the packages that bring it).
+        BadFile: no DICOM, no pixels, more than one frame, colour, values beyond BitsStored, or no decoder for its
+            compression (the message names the packages that bring it).
     """
     import pydicom
     from pydicom.errors import InvalidDicomError
@@ -195,12 +195,22 @@ def read_dicom(path: str | Path) -> Dicom:
     if "PixelData" not in header:
         raise BadFile(path, "a DICOM header without PixelData", "the download was interrupted, fetch the file again")
     syntax = _transfer_syntax(header, path)
-    if int(header.get("SamplesPerPixel", 1)) != 1 or int(header.get("NumberOfFrames", 1) or 1) != 1:
-        raise BadFile(path, "a colour or multi-frame DICOM", "one grey film a file is expected")
+    samples, frames = int(header.get("SamplesPerPixel", 1)), int(header.get("NumberOfFrames", 1) or 1)
+    if samples != 1:
+        raise BadFile(path, f"a colour DICOM ({samples} samples a pixel)", "one grey film a file is expected")
+    if frames != 1:
+        raise BadFile(path, f"a DICOM of {frames} frames", "one grey film a file is expected")
+    unsigned = not int(header.get("PixelRepresentation", 0))
     try:
+        if unsigned:  # bits beyond BitsStored would be dropped, and bright pixels turn dark, without a word
+            header.pixel_array_options(correct_unused_bits=False)
         pixels = np.asarray(header.pixel_array)
     except Exception as error:  # every decoder plugin raises its own kind
         raise _undecodable(path, syntax, error) from error
+    stored = int(header.get("BitsStored", 16))
+    if unsigned and pixels.max(initial=0) >= 2**stored:
+        found = f"values up to {pixels.max()}, but BitsStored {stored} allows {2**stored - 1}"
+        raise BadFile(path, found, "correct the header or fetch the file again")
     spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
     return Dicom(
         pixels,
@@ -262,16 +272,20 @@ def read_nifti(path: str | Path, *, canonical: bool) -> tuple[Array, Array]:
         tuple: values ``(X, Y, Z)`` float32 after the header's scaling, and the 4x4 affine in mm.
 
     Raises:
-        BadFile: not decodable, or not one volume.
+        BadFile: not decodable, not one volume, or axes asked for and unknown.
     """
     import nibabel as nib
 
     sniff(path)
     try:
         image: Any = nib.load(path)
+        if canonical and not _has_orientation(image.header):
+            raise BadFile(path, "no orientation (sform and qform codes are 0)", "export it again with its orientation")
         if canonical:
             image = nib.as_closest_canonical(image)
         values = np.asarray(image.dataobj, np.float32)
+    except BadFile:
+        raise
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise BadFile(path, f"damaged NIfTI ({str(error)[:100]})", "fetch the file again") from error
     while values.ndim > 3 and values.shape[-1] == 1:
@@ -283,6 +297,10 @@ def read_nifti(path: str | Path, *, canonical: bool) -> tuple[Array, Array]:
             path, f"{int((~np.isfinite(values)).sum())} values are NaN or infinite", "export the volume again"
         )
     return values, np.asarray(image.affine, np.float64)
+
+
+def _has_orientation(header: Any) -> bool:
+    return "sform_code" not in header or bool(header["sform_code"] or header["qform_code"])
 
 
 def read_array(path: str | Path) -> Array:

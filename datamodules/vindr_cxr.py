@@ -204,6 +204,26 @@ def reader_notes(path: Path) -> list[str]:
     return [f"{path}: {len(odd)} films without three different readers, first {odd[0]}"] if odd else []
 
 
+def overhang_notes(records: Iterable[Record]) -> list[str]:
+    """How many boxes reach more than a pixel beyond their film; they are cut at its border."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    beyond = []
+    for record in records:
+        if not record.boxes or suffix(record.image) not in DICOM:
+            continue
+        try:
+            header: Any = pydicom.dcmread(record.image, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        except (InvalidDicomError, EOFError, OSError):
+            continue  # told where pixels are decoded
+        high = (header.get("Columns", math.inf), header.get("Rows", math.inf))
+        for box in record.boxes:
+            if min(box[:2]) < -1 or box[2] > high[0] + 1 or box[3] > high[1] + 1:
+                beyond.append(record.id)
+    return [f"{len(beyond)} boxes reach beyond their film and are cut there, first {beyond[0]}"] if beyond else []
+
+
 def ddad_lists(path: Path, healthy: list[str]) -> tuple[list[str], list[str], list[str]]:
     """DDAD's training, healthy test and ill test films, repaired with other healthy films.
 
@@ -239,7 +259,7 @@ def prepare_film(record: Record, *, size: tuple[int, int]) -> Prepared:
         size: ``(H, W)``.
 
     Raises:
-        BadFile: not decodable.
+        BadFile: not decodable, constant, or a box outside the film; boxes that reach beyond it are cut.
     """
     if suffix(record.image) in DICOM:
         film = read_dicom(record.image)
@@ -247,6 +267,11 @@ def prepare_film(record: Record, *, size: tuple[int, int]) -> Prepared:
         film = Dicom(read_picture(record.image)[..., 0], 1.0, 0.0, None, False, None)
     if film.pixels.min() == film.pixels.max():
         raise BadFile(record.image, "all pixels are equal", "fetch the file again")
+    height, width = film.pixels.shape
+    for box in record.boxes:
+        if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+            found = f"box {[float(corner) for corner in box]} lies outside the film of {width} x {height}"
+            raise BadFile(record.image, found, "give boxes in pixels of this film")
     image = multi_task_film(film, size)
     mask = box_mask(record.boxes, film.pixels.shape, size)
     shown = film.pixels.max() - film.pixels.astype(np.float32) if film.inverted else film.pixels

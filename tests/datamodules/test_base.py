@@ -303,7 +303,7 @@ def test_near_copies_are_found_and_others_are_not(own: Path, tmp_path: Path) -> 
     assert data.store is not None
     found = [line for line in near_copies(data.store, data.records) if "test/normal" in line]
     assert len(found) == 1
-    assert found[0].startswith("test/normal/copy.png (test) looks like train/normal/0000.png: correlation 0.9")
+    assert found[0].startswith("test/normal/copy.png like train/normal/0000.png (0.9")
 
 
 def test_thresholded_images_are_refused(tmp_path: Path) -> None:

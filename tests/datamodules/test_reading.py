@@ -161,7 +161,8 @@ def test_a_missing_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "expected"),
     [
         ("rtplan.dcm", "a DICOM header without PixelData"),
-        ("SC_rgb_small_odd.dcm", "a colour or multi-frame DICOM"),
+        ("SC_rgb_small_odd.dcm", r"a colour DICOM \(3 samples a pixel\); one grey film"),
+        ("emri_small_RLE.dcm", "a DICOM of 10 frames; one grey film"),
         ("MR_truncated.dcm", "damaged pixels"),
         ("README.txt", "not a DICOM file"),
     ],
