@@ -5,9 +5,10 @@ import pytest
 from scipy import stats
 
 from zoo.metrics.functional import auroc
-from zoo.metrics.shortcuts import audit, image_statistics, nearest_neighbour_distance, stratified_auroc
+from zoo.metrics.shortcuts import advantage, audit, image_statistics, nearest_neighbour_distance, stratified_auroc
 from zoo.metrics.statistics import (
     average_ranks,
+    bootstrap_difference,
     bootstrap_interval,
     critical_difference,
     delong_test,
@@ -69,6 +70,61 @@ def test_delong_equals_its_definition(seed):
     a, labels = sample(rng, 50)
     b = np.round(a + rng.standard_normal(50), 1)  # with ties
     assert delong_test(a, b, labels) == pytest.approx(reference_delong(a, b, labels), rel=1e-9)
+
+
+def test_delong_counts_patients():
+    rng = np.random.default_rng(0)
+    a, labels = sample(rng, 40)
+    b = a + rng.standard_normal(40)
+    copies, patients = [np.repeat(one, 5) for one in (a, b, labels)], np.repeat(np.arange(40), 5)
+    single = delong_test(a, b, labels)
+    assert delong_test(*copies, groups=patients) == pytest.approx(single, rel=1e-9)
+    assert delong_test(*copies).p_value < single.p_value
+    assert delong_test(a, b, labels, groups=list("abcd" * 10)).p_value >= 0  # patients with images of both kinds
+
+
+def test_grouped_delong_holds_its_level():
+    rng = np.random.default_rng(5)
+    p = {True: [], False: []}
+    for _ in range(200):
+        patients, labels = np.repeat(np.arange(30), 4), np.repeat(np.arange(30) < 12, 4).astype(int)
+        own = np.repeat(rng.standard_normal((30, 2)), 4, 0)  # what two methods make of a patient
+        scores = own + 0.3 * rng.standard_normal((120, 2)) + labels[:, None]
+        for grouped in p:
+            p[grouped].append(delong_test(*scores.T, labels, groups=patients if grouped else None).p_value)
+    assert np.mean(np.array(p[True]) < 0.05) < 0.12
+    assert np.mean(np.array(p[False]) < 0.05) > 0.25  # images taken for independent: false alarms
+
+
+def test_paired_difference_covers_and_is_narrow():
+    rng = np.random.default_rng(2)
+    truth = stats.norm.cdf(1 / np.sqrt(2)) - stats.norm.cdf(1 / np.sqrt(2 * 1.25))
+    hits = 0
+    for number in range(150):
+        scores, labels = sample(rng)
+        other = scores + 0.5 * rng.standard_normal(60)
+        interval = bootstrap_difference(scores, other, labels, resamples=150, seed=number)
+        hits += interval.low <= truth <= interval.high
+    assert 0.87 <= hits / 150 <= 0.99
+    single = bootstrap_interval(scores, labels, resamples=150)
+    assert interval.high - interval.low < 0.7 * (single.high - single.low)
+    assert bootstrap_difference(scores, scores, labels, resamples=20) == (0, 0, 0)
+    assert np.isnan(bootstrap_difference(scores, other, labels * 0).value)
+
+
+def test_advantage_over_the_strongest_shortcut():
+    rng = np.random.default_rng(4)
+    scores, labels = sample(rng, 300, shift=2.0)
+    shortcuts = {
+        "weak": rng.standard_normal(300),
+        "strong": -labels - rng.standard_normal(300),
+        "unknown": labels * np.nan,
+    }
+    found = advantage(scores, shortcuts, labels, resamples=200)
+    assert found.value == pytest.approx(auroc(scores, labels) - auroc(-shortcuts["strong"], labels))
+    assert found.low > 0
+    patients = np.repeat(np.arange(100), 3)
+    assert advantage(shortcuts["weak"], shortcuts, labels, groups=patients, resamples=200).high < 0
 
 
 def test_tests_hold_their_level_and_find_differences():

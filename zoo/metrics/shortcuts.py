@@ -1,5 +1,6 @@
 """Shortcut audit: how far statistics that need no learning get on a test set, and how much of a score they explain."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from zoo.metrics.functional import auroc
+from zoo.metrics.statistics import Interval, bootstrap_difference
 
 Array = NDArray[Any]
 PIXEL_STATISTICS = ("mean", "deviation", "filled")
@@ -152,3 +154,31 @@ def audit(statistics: dict[str, Array], labels: Array, scores: Array | None = No
             stratified = stratified_auroc(np.asarray(scores), labels, values, bins)
         rows.append(Shortcut(name, max(area, 1 - area), correlation, stratified))
     return sorted(rows, key=lambda row: -row.auroc)
+
+
+def advantage(
+    scores: Array,
+    statistics: dict[str, Array],
+    labels: Array,
+    *,
+    groups: Sequence[Any] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """AUROC of a method less that of the strongest shortcut, with a paired bootstrap interval.
+
+    The shortcut and its direction are chosen on the same test set, in the shortcut's favour: an interval above 0 says
+    that the method sees more than any one of the statistics.
+
+    Args:
+        scores: ``(n,)`` of the method.
+        statistics: as in :func:`audit`; at least one known for all cases.
+        labels: ``(n,)``, 0 or 1.
+        groups: ``(n,)`` patients, drawn as a whole.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    labels = np.asarray(labels).astype(int)
+    strongest = np.asarray(statistics[audit(statistics, labels)[0].name], float)
+    sign = 1 if auroc(strongest, labels) >= 0.5 else -1
+    return bootstrap_difference(scores, sign * strongest, labels, groups=groups, resamples=resamples, seed=seed)
