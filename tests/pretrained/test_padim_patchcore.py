@@ -1,4 +1,4 @@
-"""PaDiM's streaming Gaussian equals numpy's; PatchCore's coreset and score equal textbook forms; backbones stay."""
+"""PaDiM's streaming Gaussian equals numpy's; PatchCore's coreset and score equal textbook forms; memory is bounded."""
 
 import numpy as np
 import pytest
@@ -139,13 +139,3 @@ def test_padim_state_does_not_grow_with_the_training_set():
     assert sum(buffer.numel() for buffer in model.buffers()) == before
     model.finish()
     assert sum(buffer.numel() for buffer in model.buffers()) == before
-
-
-@pytest.mark.parametrize("name", ["padim", "patchcore"])
-def test_backbone_is_unchanged(name):
-    torch.manual_seed(0)
-    model = zoo.create_model(name, **find(name).tiny).train()
-    before = {key: value.clone() for key, value in model.extractor.state_dict().items()}
-    model.collect({"image": torch.rand(8, 1, 32, 32)}, 0)
-    model.finish()
-    assert all(torch.equal(value, before[key]) for key, value in model.extractor.state_dict().items())
