@@ -112,7 +112,7 @@ class Draem(AnomalyModule):
             mask, opacity = perlin_mask(one, images.shape[2:]), one.uniform(0, 0.8)
             texture = self._texture(images[(number + 1) % len(images)], one)
             altered[number] = np.where(mask, opacity * images[number] + (1 - opacity) * texture, images[number])
-            masks[number, 0] = mask
+            masks[number, 0] = (altered[number] != images[number]).any(0)
         return torch.from_numpy(altered).to(image.device), torch.from_numpy(masks).to(image.device)
 
     def _texture(self, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zoo.metrics.functional import average_precision
@@ -31,6 +32,8 @@ def log_task_ap(
     healthy = batch["image"][batch["label"] == 0]
     if not len(healthy):
         return
+    if len(healthy) == 1:  # tasks take patches from the other images
+        healthy = torch.cat([healthy, healthy.flip(-1)])
     altered, label = make(healthy, np.random.default_rng([42, batch_idx]))[:2]
     found = average_precision(locate(altered).float(), label > 0.1)
     if not np.isnan(found):
