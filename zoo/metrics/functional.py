@@ -16,7 +16,9 @@ from zoo.metrics.ranking import (
     Processes,
     Ranks,
     area_to,
+    area_under,
     at_rate,
+    mean_precision,
     rank,
     split,
     summary,
@@ -83,12 +85,14 @@ def _ranks(scores: Any, labels: Any, foreground: Any) -> Ranks | None:
 
 def auroc(scores: Any, labels: Any, foreground: Any = None) -> float:
     """Area under the ROC curve; arguments as in :func:`binary_summary`."""
-    return binary_summary(scores, labels, foreground=foreground).auroc
+    ranks = _ranks(scores, labels, foreground)
+    return float("nan") if ranks is None else area_under(ranks)
 
 
 def average_precision(scores: Any, labels: Any, foreground: Any = None) -> float:
     """Average precision (step-wise, not interpolated); arguments as in :func:`binary_summary`."""
-    return binary_summary(scores, labels, foreground=foreground).average_precision
+    ranks = _ranks(scores, labels, foreground)
+    return float("nan") if ranks is None else mean_precision(ranks)
 
 
 def dice_at_fpr(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any = None) -> float:

@@ -188,16 +188,26 @@ def _value(code: int, dtype: Any) -> Array:
     return np.negative(size) if code < 0 else size
 
 
+def area_under(ranks: Ranks) -> float:
+    """AUROC, ties counting half."""
+    n = ranks.size
+    gained = np.diff(ranks.tp, prepend=0)
+    return float((gained * (2.0 * n - ranks.fp - ranks.above)).sum()) / (2.0 * int(ranks.tp[-1]) * n)
+
+
+def mean_precision(ranks: Ranks) -> float:
+    """Average precision, step-wise."""
+    gained = np.diff(ranks.tp, prepend=0)
+    return float((gained * (ranks.tp / (ranks.tp + ranks.fp))).sum()) / int(ranks.tp[-1])
+
+
 def summary(ranks: Ranks | None, fpr: float) -> BinarySummary:
     """All figures of :class:`BinarySummary`, nan where a class is missing."""
     if ranks is None:
         return BinarySummary(*(float("nan"),) * 8)
-    total, n = int(ranks.tp[-1]), ranks.size
-    gained = np.diff(ranks.tp, prepend=0)
-    area = float((gained * (2.0 * n - ranks.fp - ranks.above)).sum()) / (2.0 * total * n)
-    called = ranks.tp + ranks.fp
-    precision = float((gained * (ranks.tp / called)).sum()) / total
-    dice = 2.0 * ranks.tp / (called + total)
+    area, precision = area_under(ranks), mean_precision(ranks)
+    total = int(ranks.tp[-1])
+    dice = 2.0 * ranks.tp / (ranks.tp + ranks.fp + total)
     best = int(dice.argmax())
     hit, wrong, limit = at_rate(ranks, fpr)
     fixed = 2.0 * hit / (hit + wrong + total)
