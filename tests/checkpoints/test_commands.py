@@ -80,7 +80,7 @@ def onnx_of(name):
     """Export a tiny model and compare it with torch on another batch size."""
     import onnxruntime
 
-    from zoo.checkpoints.saving import export
+    from zoo.checkpoints.exporting import export
 
     torch.manual_seed(0)
     model = zoo.create_model(name, **methods()[name].tiny).eval()
@@ -121,7 +121,7 @@ def test_every_method_exports_or_says_why_not(name):
 
 
 def test_exported_program_equals_torch():
-    from zoo.checkpoints.saving import export
+    from zoo.checkpoints.exporting import export
 
     model = zoo.create_model("autoencoder", **methods()["autoencoder"].tiny).eval()
     export(model, "pt2", Path("model.pt2"))
@@ -133,7 +133,7 @@ def test_exported_program_equals_torch():
 
 
 def test_methods_that_score_with_gradients_say_so():
-    from zoo.checkpoints.saving import export
+    from zoo.checkpoints.exporting import export
 
     with pytest.raises(UserError, match="scores with gradients"):
         export(zoo.create_model("vae", **methods()["vae"].tiny), "onnx", Path("vae.onnx"))

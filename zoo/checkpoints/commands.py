@@ -72,8 +72,8 @@ def _format(model: "AnomalyModule", asked: str) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from zoo.checkpoints.exporting import export
     from zoo.checkpoints.loading import load_pretrained
-    from zoo.checkpoints.saving import export
 
     output = _new(arguments.output)
     model = load_pretrained(arguments.source)

@@ -172,7 +172,9 @@ def _read_config(config: Path) -> Any:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
-                raise UserError(f"{config}: refused: aliases (*) or more than {_MAX_DEPTH} levels; expected plain values")
+                raise UserError(
+                    f"{config}: refused: aliases (*) or more than {_MAX_DEPTH} levels; expected plain values"
+                )
         return yaml.safe_load(text)
     except UserError:
         raise

@@ -70,7 +70,7 @@ class MAENetwork(nn.Module):
             tokens = take_tokens(tokens, keep)
         if self.cls_token is None:
             return tokens
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1).to(tokens.dtype)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1).to(tokens.dtype)
         return torch.cat([cls, tokens], dim=1)
 
     def encode(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -85,7 +85,7 @@ class MAENetwork(nn.Module):
         x = self.decoder_embed(latent)
         cls, visible = x[:, : self.extra], x[:, self.extra :]
         missing = restore.shape[1] - visible.shape[1]
-        masked = self.mask_token.to(x.dtype).expand(len(x), missing, -1)
+        masked = self.mask_token.to(x.dtype).expand(x.shape[0], missing, -1)
         tokens = take_tokens(torch.cat([visible, masked], dim=1), restore)
         return torch.cat([cls, tokens], dim=1) + self.decoder_pos_embed
 

@@ -21,7 +21,9 @@ def nearest_neighbours(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tenso
     squares = bank.square().sum(dim=1)
     distances, indices = [], []
     with torch.autocast(queries.device.type, enabled=False):
-        for block in queries.split(max(1, _CELLS_AT_ONCE // len(bank))):
+        at_once = max(1, _CELLS_AT_ONCE // len(bank))
+        # the number of blocks would fix the batch of an exported graph
+        for block in (queries,) if torch.compiler.is_exporting() else queries.split(at_once):
             order = torch.addmm(squares, block, bank.T, alpha=-2).topk(k, dim=1, largest=False).indices
             exact = torch.stack([(block - bank[column]).norm(dim=1) for column in order.T], dim=1)
             exact, rank = exact.sort(dim=1)

@@ -36,8 +36,8 @@ def patchify(images: Tensor, patch: int) -> Tensor:
 def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     """Inverse of :func:`patchify`: ``(B, N, patch * patch * C)`` to ``(B, C, H, W)`` for a ``(rows, columns)`` grid."""
     rows, columns = grid
-    images = tokens.reshape(len(tokens), rows, columns, patch, patch, -1)
-    return images.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, rows * patch, columns * patch)
+    images = tokens.reshape(tokens.shape[0], rows, columns, patch, patch, -1)
+    return images.permute(0, 5, 1, 3, 2, 4).reshape(tokens.shape[0], -1, rows * patch, columns * patch)
 
 
 def sincos_positions(width: int, grid: tuple[int, int], cls_token: bool = True) -> Tensor:
@@ -114,8 +114,8 @@ class Attention(nn.Module):
         """``(B, N, C)`` to ``(B, N, C)``."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.memory_key is not None and self.memory_value is not None:
-            k = torch.cat([k, self.memory_key.to(k.dtype).expand(len(k), -1, -1)], dim=1)
-            v = torch.cat([v, self.memory_value.to(v.dtype).expand(len(v), -1, -1)], dim=1)
+            k = torch.cat([k, self.memory_key.to(k.dtype).expand(k.shape[0], -1, -1)], dim=1)
+            v = torch.cat([v, self.memory_value.to(v.dtype).expand(v.shape[0], -1, -1)], dim=1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))

@@ -163,9 +163,9 @@ class PatchCore(AnomalyModule):
         distance, index = nearest_neighbours(patches.flatten(0, 1), bank)
         if hp["distance"] == "cosine":
             distance = 0.5 * distance.square()
-        small_map = distance.view(len(image), 1, *features.shape[1:3])
+        small_map = distance.view(image.shape[0], 1, *features.shape[1:3])
         if hp["score"] == "reweighted":
-            score = self._reweighted(patches, distance.view(len(image), -1), index.view(len(image), -1))
+            score = self._reweighted(patches, *(values.view(image.shape[0], -1) for values in (distance, index)))
         else:
             score = pool_map(small_map, hp["score"], hp["score_fraction"])
         resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear")
@@ -184,7 +184,7 @@ class PatchCore(AnomalyModule):
         """
         bank = self.memory.bank
         largest, place = distance.max(dim=1)
-        rows = torch.arange(len(patches), device=patches.device)
+        rows = torch.arange(patches.shape[0], device=patches.device)
         _, around = nearest_neighbours(bank[index[rows, place]], bank, self.hparams["neighbours"])
         if around.shape[1] == 1:
             return largest

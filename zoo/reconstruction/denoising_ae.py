@@ -141,4 +141,7 @@ def _median(values: Tensor, side: int) -> Tensor:
     if side == 1:
         return values
     padded = F.pad(values, (side // 2,) * 4, mode="reflect")
-    return padded.unfold(2, side, 1).unfold(3, side, 1).flatten(4).median(dim=-1).values
+    windows = padded.unfold(2, side, 1).unfold(3, side, 1).flatten(4)
+    if torch.compiler.is_exporting():  # ONNX has no median
+        return windows.sort(dim=-1).values[..., side * side // 2]
+    return windows.median(dim=-1).values

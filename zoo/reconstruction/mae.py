@@ -196,7 +196,7 @@ class MaskedAutoencoder(AnomalyModule):
         patch, seeds = self.hparams["patch_size"], len(self.test_noise)
         one = random_masking(self.test_noise, self.hparams["mask_ratio"])
         normalised = (image - self.mean) / self.std
-        masking = Masking(*(part.repeat(len(image), 1) for part in one))
+        masking = Masking(*(part.repeat(image.shape[0], 1) for part in one))
         pixels = self.network(normalised.repeat_interleave(seeds, dim=0), masking).float()
         if self.hparams["norm_pix_loss"]:
             _, mean, deviation = normalise_patches(patchify(normalised, patch).repeat_interleave(seeds, dim=0))
@@ -204,7 +204,7 @@ class MaskedAutoencoder(AnomalyModule):
         images = (unpatchify(pixels, patch, self.grid) * self.std + self.mean).clamp(0, 1)
         removed = one.mask.float().view(seeds, 1, *self.grid)
         removed = removed.repeat_interleave(patch, dim=-2).repeat_interleave(patch, dim=-1)
-        return images.unflatten(0, (len(image), seeds)), removed
+        return images.unflatten(0, (image.shape[0], seeds)), removed
 
     def predict_anomaly(self, image: Tensor) -> Prediction:
         """Multi-scale SSIM error under the fixed masks; see the class for the choices."""

@@ -1,0 +1,152 @@
+"""Trained models as graphs that need no Python: ONNX and torch's exported programs."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from zoo.checkpoints.saving import save_safetensors
+from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from zoo.module import AnomalyModule
+
+ExportFormat = Literal["onnx", "pt2", "safetensors"]
+_TOLERANCE = 1e-4
+_DRAWS = (torch.rand, torch.randn, torch.randint, torch.randperm)
+
+
+class _Head(nn.Module):
+    """What is exported: image to score and, for methods that localise, map."""
+
+    def __init__(self, model: "AnomalyModule") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        with torch.set_grad_enabled(self.model.scores_with_gradient):
+            prediction = self.model.predict_anomaly(image.clone() if self.model.scores_with_gradient else image)
+        found = (prediction.anomaly_score, prediction.anomaly_map)
+        return tuple(part.detach() for part in found if part is not None)
+
+
+class _Draws(TorchFunctionMode):
+    """Records what a prediction draws, and gives it back while the graph is traced: it becomes constants.
+
+    Methods that draw do so from a fixed seed, the same for all images, so that the constants are the method's own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[Tensor] = []
+        self.replay: Iterator[Tensor] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _DRAWS:
+            return func(*args, **(kwargs or {}))
+        if self.replay is None:
+            self.drawn.append(func(*args, **(kwargs or {})))
+            return self.drawn[-1]
+        return next(self.replay)
+
+
+def export(model: "AnomalyModule", form: ExportFormat, path: Path) -> None:
+    """Export score and map with a dynamic batch; preprocessing inside the method is part of the graph.
+
+    Args:
+        model: trained.
+        form: ``onnx``, ``pt2`` (torch.export) or ``safetensors`` (a folder).
+        path: file, or folder for safetensors.
+
+    Raises:
+        UserError: the method cannot be exported, with the reason.
+    """
+    if form == "safetensors":
+        return save_safetensors(model, path)
+    head = _Head(copy.deepcopy(model).cpu()).eval().requires_grad_(False)
+    image = torch.rand(2, model.in_channels, *model.image_size, generator=torch.Generator().manual_seed(0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name("partial-" + path.name)
+    try:
+        program = _trace(head, image)
+        _compare(head, program.module())
+        if form == "pt2":
+            torch.export.save(program, partial)
+        else:
+            _save_onnx(head, program, image, partial)
+    except ImportError as error:
+        raise UserError(f"ONNX needs more packages ({error}): pip install 'uad-zoo[export]'") from error
+    except Exception as error:  # the exporters raise many types
+        raise UserError(f"{type(model).__name__} cannot be exported to {form}: {_reason(error)}") from error
+    partial.replace(path)
+    return None
+
+
+def _trace(head: _Head, image: Tensor) -> torch.export.ExportedProgram:
+    draws = _Draws()
+    with draws:
+        head(image)
+    draws.replay = iter(draws.drawn)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with draws if draws.drawn else contextlib.nullcontext():
+        module = _with_backward(head, image) if head.model.scores_with_gradient else head
+        return torch.export.export(module, (image,), dynamic_shapes=({0: batch},), strict=False)
+
+
+def _with_backward(head: _Head, image: Tensor) -> nn.Module:
+    """The head as a graph of plain operations in which the gradients are written out."""
+    from torch._decomp import core_aten_decompositions
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    table = {**core_aten_decompositions(), torch.ops.aten.convolution_backward.default: _convolution_backward}
+    return make_fx(head, table, "symbolic", _allow_non_fake_inputs=True)(image)
+
+
+def _convolution_backward(
+    gradient: Tensor,
+    image: Tensor,
+    weight: Tensor,
+    bias_sizes: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    output_mask: list[bool],
+) -> tuple[Tensor | None, None, None]:
+    """Gradient with respect to the image, which is a convolution too; the weights are constants here."""
+    if transposed:
+        found = torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0], groups)
+        return found, None, None
+    sides = zip(image.shape[2:], gradient.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    left = [side - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for side, out, k, s, p, d in sides]
+    found = torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, left, groups)
+    return found, None, None
+
+
+def _compare(head: _Head, exported: Any) -> None:
+    """The exported graph must give what the model gives, for other batches too."""
+    shape = (head.model.in_channels, *head.model.image_size)
+    for count in (1, 3):
+        image = torch.rand(count, *shape, generator=torch.Generator().manual_seed(count))
+        for expected, found in zip(head(image), exported(image), strict=True):
+            difference = float((expected - found).abs().max()) / max(float(expected.abs().max()), 1e-6)
+            if not difference <= _TOLERANCE:
+                raise ValueError(f"the graph's output differs from the model's by {difference:.1g} (relative)")
+
+
+def _save_onnx(head: _Head, program: torch.export.ExportedProgram, image: Tensor, path: Path) -> None:
+    names = ["anomaly_score", "anomaly_map"][: len(head(image))]
+    torch.onnx.export(
+        program, (image,), path, input_names=["image"], output_names=names, external_data=False, verbose=False
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
