@@ -14,7 +14,7 @@ from zoo.nn.fitted import FittedStatistics
 from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.scoring.smoothing import gaussian_blur
 
-_PLACES_AT_ONCE = 256  # covariances factorised together: bounds the memory beside the model
+_PLACES_AT_ONCE = 256  # whose covariances are updated and factorised together: bounds the memory beside the model
 
 
 class PaDiM(AnomalyModule):
@@ -98,7 +98,7 @@ class PaDiM(AnomalyModule):
         rows, columns = maps[0].shape[2:]
         for values in maps:
             inside = (self.channel_index >= start) & (self.channel_index < start + values.shape[1])
-            chosen = values.movedim(1, -1)[..., self.channel_index[inside] - start].float()
+            chosen = values.movedim(1, -1).index_select(3, self.channel_index[inside] - start).float()
             for axis, size in ((1, rows), (2, columns)):
                 if chosen.shape[axis] != size:  # nearest neighbour
                     source = torch.arange(size, device=chosen.device) * chosen.shape[axis] // size
@@ -117,13 +117,15 @@ class PaDiM(AnomalyModule):
             stats.mean = features.new_zeros(places, channels)
             stats.scatter = features.new_zeros(places, channels, channels)
         before = int(stats.count)
-        batch_mean = features.mean(dim=1)
-        shift = batch_mean - stats.mean
-        rank_one = shift * (before * added / (before + added)) ** 0.5
-        centred = torch.cat([features - batch_mean[:, None], rank_one[:, None]], dim=1)
-        with torch.autocast(features.device.type, enabled=False):
-            stats.scatter.baddbmm_(centred.mT, centred)
-        stats.mean += shift * (added / (before + added))
+        parts = (values.split(_PLACES_AT_ONCE) for values in (features, stats.mean, stats.scatter))
+        for values, mean, scatter in zip(*parts, strict=True):
+            batch_mean = values.mean(dim=1)
+            shift = batch_mean - mean
+            rank_one = shift * (before * added / (before + added)) ** 0.5
+            centred = torch.cat([values - batch_mean[:, None], rank_one[:, None]], dim=1)
+            with torch.autocast(features.device.type, enabled=False):
+                scatter.baddbmm_(centred.mT, centred)
+            mean += shift * (added / (before + added))
         stats.count += added
 
     def finish(self) -> None:
