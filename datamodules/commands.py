@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
         return _list(arguments.names)
     _known(arguments.name)
     if arguments.command == "phantom":
-        return _phantom(arguments.name, Path(arguments.root), arguments.preset, arguments.seed, arguments.workers)
+        options = {"preset": arguments.preset, "seed": arguments.seed, "workers": arguments.workers}
+        return _phantom(arguments.name, Path(arguments.root), {**options, "jpeg2000": arguments.jpeg2000})
     return _check(arguments.name, Path(arguments.root), arguments.json, arguments.cache_dir)
 
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--root", required=True, help="new folder")
     phantom.add_argument("--preset", choices=PHANTOM_PRESETS, default="smoke")
     phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--jpeg2000", action="store_true", help="vindr_cxr: compress all films without loss")
     phantom.add_argument("--workers", type=int, default=1, help="processes")
     check = commands.add_parser("check", help="count, decode and compare all files; changes nothing")
     check.add_argument("name", metavar="NAME")
@@ -86,21 +88,21 @@ def _list(names_only: bool) -> int:
     return 0
 
 
-def _phantom(name: str, root: Path, preset: str, seed: int, workers: int) -> int:
+def _phantom(name: str, root: Path, options: dict[str, Any]) -> int:
     if name in ("folder", "medmnist"):
         from datamodules.shapes import write_folder, write_medmnist
 
         if root.exists() and any(root.iterdir()):
             raise UserError(f"{root}: not empty; give a new folder")
         if name == "folder":
-            write_folder(root, seed)
+            write_folder(root, options["seed"])
         else:
-            write_medmnist(root, "pneumoniamnist", seed)
+            write_medmnist(root, "pneumoniamnist", options["seed"])
     else:
         from datamodules import phantoms
 
         try:
-            phantoms.write(name, root, preset=preset, seed=seed, workers=workers)
+            phantoms.write(name, root, **options)
         except (FileExistsError, ValueError) as error:
             raise UserError(str(error)) from error
     config = CATALOGUE[name].config

@@ -192,12 +192,34 @@ def read_dicom(path: str | Path) -> Dicom:
         header = pydicom.dcmread(path)
     except (InvalidDicomError, EOFError, OSError, zlib.error) as error:
         raise BadFile(path, f"not a DICOM file ({str(error)[:80]})", "fetch it again") from error
-    if "PixelData" not in header:
-        raise BadFile(path, "a DICOM header without PixelData", "the download was interrupted, fetch the file again")
+    try:
+        if "PixelData" not in header:
+            raise BadFile(
+                path, "a DICOM header without PixelData", "the download was interrupted, fetch the file again"
+            )
+        pixels = _film_pixels(header, path)
+        spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
+        return Dicom(
+            pixels,
+            float(header.get("RescaleSlope", 1) or 1),
+            float(header.get("RescaleIntercept", 0) or 0),
+            _window(header),
+            header.get("PhotometricInterpretation", "MONOCHROME2") == "MONOCHROME1",
+            None if not spacing else (float(spacing[0]), float(spacing[1])),
+        )
+    except BadFile:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # pydicom decodes fields when they are asked for
+        raise BadFile(path, f"a damaged DICOM header ({str(error)[:80]})", "fetch the file again") from error
+
+
+def _film_pixels(header: Any, path: str | Path) -> Array:
     syntax = _transfer_syntax(header, path)
     samples, frames = int(header.get("SamplesPerPixel", 1)), int(header.get("NumberOfFrames", 1) or 1)
-    if samples != 1:
-        raise BadFile(path, f"a colour DICOM ({samples} samples a pixel)", "one grey film a file is expected")
+    kind = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    if samples != 1 or not kind.startswith("MONOCHROME"):
+        found = f"a colour DICOM ({kind}, {samples} samples a pixel)"
+        raise BadFile(path, found, "one grey film a file is expected")
     if frames != 1:
         raise BadFile(path, f"a DICOM of {frames} frames", "one grey film a file is expected")
     unsigned = not int(header.get("PixelRepresentation", 0))
@@ -211,15 +233,7 @@ def read_dicom(path: str | Path) -> Dicom:
     if unsigned and pixels.max(initial=0) >= 2**stored:
         found = f"values up to {pixels.max()}, but BitsStored {stored} allows {2**stored - 1}"
         raise BadFile(path, found, "correct the header or fetch the file again")
-    spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
-    return Dicom(
-        pixels,
-        float(header.get("RescaleSlope", 1) or 1),
-        float(header.get("RescaleIntercept", 0) or 0),
-        _window(header),
-        header.get("PhotometricInterpretation", "MONOCHROME2") == "MONOCHROME1",
-        None if not spacing else (float(spacing[0]), float(spacing[1])),
-    )
+    return pixels
 
 
 def _transfer_syntax(header: Any, path: str | Path) -> str:

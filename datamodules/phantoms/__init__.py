@@ -48,8 +48,20 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"difficulty must be positive, found {settings.difficulty}; 1 is the calibrated default")
     if settings.source_shift and settings.name != "covidx":
         raise ValueError(f"source_shift exists for covidx only, not for {settings.name}")
+    if settings.jpeg2000:
+        _check_jpeg2000(settings.name)
     if settings.layout != "official" and (settings.name, settings.layout) != ("hyper_kvasir", "igd"):
         raise ValueError(f"unknown layout {settings.layout!r} of {settings.name}; 'igd' exists for hyper_kvasir only")
+
+
+def _check_jpeg2000(name: str) -> None:
+    from pydicom.pixels import get_encoder
+    from pydicom.uid import JPEG2000Lossless
+
+    if name != "vindr_cxr":
+        raise ValueError(f"jpeg2000 exists for vindr_cxr only, not for {name}")
+    if not get_encoder(JPEG2000Lossless).is_available:
+        raise ValueError("jpeg2000 needs an encoder: pip install pylibjpeg pylibjpeg-openjpeg")
 
 
 def _marker(settings: Settings) -> dict[str, Any]:
@@ -100,6 +112,7 @@ def write(
     workers: int = 1,
     source_shift: bool = False,
     layout: str = "official",
+    jpeg2000: bool = False,
 ) -> None:
     """Write a phantom data set in its official layout; `root` appears at once when all files are complete.
 
@@ -116,12 +129,13 @@ def write(
         source_shift: covidx only: all positives from one hospital's devices, all test negatives from another's, as in
             COVIDx 8B.
         layout: `official`, or for hyper_kvasir `igd`, the repacked Colon_AD_public folder.
+        jpeg2000: vindr_cxr only: all films compressed without loss, as part of the original ones are.
 
     Raises:
-        ValueError: unknown name, preset or option.
+        ValueError: unknown name, preset or option, or no encoder for JPEG 2000.
         FileExistsError: `root` holds other files.
     """
-    settings = Settings(name, preset, seed, float(difficulty), source_shift, layout)
+    settings = Settings(name, preset, seed, float(difficulty), source_shift, layout, jpeg2000)
     _check(settings)
     root = Path(root)
     marker = _marker(settings)

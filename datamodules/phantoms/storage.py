@@ -24,6 +24,7 @@ class Settings(NamedTuple):
     difficulty: float
     source_shift: bool
     layout: str
+    jpeg2000: bool = False
 
 
 class Truth(NamedTuple):

@@ -11,7 +11,7 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from datamodules.phantoms.chest_findings import CALIBRATED, Finding, add_findings
 from datamodules.phantoms.chest_xray import DETECTORS, chest, expose
@@ -128,15 +128,17 @@ class Header(NamedTuple):
     bits: int
     inverted: bool
     window: str
-    compressed: bool
+    syntax: str
     margin: int
 
 
-def _header(rng: Rng, height: int) -> Header:
+def _header(rng: Rng, height: int, jpeg2000: bool) -> Header:
     bits = 14 if rng.random() < 0.05 else 12
     inverted = bool(rng.random() < 0.15)
     window = str(rng.choice(["single", "several", "absent"], p=[0.6, 0.15, 0.25]))
-    return Header(bits, inverted, window, bool(rng.random() < 0.05), int(rng.integers(0, height // 12 + 1)))
+    syntax = RLELossless if rng.random() < 0.05 else ExplicitVRLittleEndian
+    syntax = JPEG2000Lossless if jpeg2000 else syntax
+    return Header(bits, inverted, window, syntax, int(rng.integers(0, height // 12 + 1)))
 
 
 def _write_dicom(path: Path, film: Array, header: Header, uid: str) -> None:
@@ -166,8 +168,8 @@ def _write_dicom(path: Path, film: Array, header: Header, uid: str) -> None:
         data.RescaleIntercept, data.RescaleSlope = 0, 1
     data.PixelData = stored.tobytes()
     data["PixelData"].VR = "OW"
-    if header.compressed:
-        data.compress(RLELossless, generate_instance_uid=False)
+    if header.syntax != ExplicitVRLittleEndian:
+        data.compress(header.syntax, generate_instance_uid=False)
     data.save_as(path, enforce_file_format=True)
 
 
@@ -218,7 +220,7 @@ def render(root: Path, settings: Settings, job: Job) -> Result:
     height = PRESETS[settings.preset][2]
     film, twin, found = _film(settings, job, min(height, 1024))
     rng = streams(settings.seed, "vindr_cxr", job.place).annotation
-    header, key = _header(rng, height), _identifier(settings, job)
+    header, key = _header(rng, height, settings.jpeg2000), _identifier(settings, job)
     path, uid = f"{job.split}/{key}.dicom", f"2.25.{int(key, 16)}"
     _write_dicom(root / path, _fit(film, height, header.margin), header, uid)
     masks = [Finding(finding.name, _fit(finding.mask, height, header.margin)) for finding in found]

@@ -228,7 +228,7 @@ def _several_frames(tmp_path: Path) -> Case:
 
 def _colour_film(tmp_path: Path) -> Case:
     path = _film(tmp_path / "x.dicom", np.stack([_ramp()] * 3), SamplesPerPixel=3, PhotometricInterpretation="RGB")
-    message = f"{path}: a colour DICOM (3 samples a pixel); one grey film a file is expected"
+    message = f"{path}: a colour DICOM (RGB, 3 samples a pixel); one grey film a file is expected"
     return lambda: read_dicom(path), message
 
 

@@ -125,6 +125,55 @@ def test_transfer_syntaxes_are_read(name: str) -> None:
     assert film.pixels.std() > 0
 
 
+def _lossless_jpeg(pixels: Any) -> bytes:
+    """A JPEG stream of process 14, selection value 1: differences to the left, five bits for each category."""
+    values = pixels.astype(int)
+    rows, columns = values.shape
+    predicted = np.roll(values, 1, 1)
+    predicted[1:, 0], predicted[0, 0] = values[:-1, 0], 1 << 15
+    bits = ""
+    for difference in (values - predicted).ravel().tolist():
+        size = abs(difference).bit_length()
+        bits += f"{size:05b}"
+        bits += f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}" if size else ""
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    table = bytes([0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    frame = bytes([16, *rows.to_bytes(2, "big"), *columns.to_bytes(2, "big"), 1, 1, 0x11, 0])
+    parts = [(0xC3, frame), (0xC4, b"\0" + table), (0xDA, bytes([1, 1, 0, 1, 0, 0]))]
+    marked = b"".join(bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body for kind, body in parts)
+    return b"\xff\xd8" + marked + scan + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("selection", ["57", "70"])
+def test_lossless_jpeg_comes_back_exactly(tmp_path: Path, selection: str) -> None:
+    pytest.importorskip("libjpeg")
+    import pydicom
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID
+
+    pixels = (RNG.normal(0, 300, (40, 31)).cumsum(1) + 30000).astype(np.uint16)
+    header = pydicom.dcmread(_sample("CT_small.dcm"))
+    header.file_meta.TransferSyntaxUID = UID(f"1.2.840.10008.1.2.4.{selection}")
+    header.Rows, header.Columns, header.PixelRepresentation = 40, 31, 0
+    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
+    header.PixelData = encapsulate([_lossless_jpeg(pixels)])
+    header["PixelData"].VR = "OB"
+    header.save_as(tmp_path / "x.dicom")
+    assert (read_dicom(tmp_path / "x.dicom").pixels == pixels).all()
+
+
+def test_deflated_headers_hold_the_same_pixels(tmp_path: Path) -> None:
+    import pydicom
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    header = pydicom.dcmread(_sample("MR_small.dcm"))
+    expected = header.pixel_array
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.save_as(tmp_path / "x.dicom")
+    assert (read_dicom(tmp_path / "x.dicom").pixels == expected).all()
+
+
 def test_compressed_copies_hold_the_same_pixels() -> None:
     pytest.importorskip("pylibjpeg")
     plain = read_dicom(_sample("MR_small.dcm")).pixels
@@ -136,7 +185,9 @@ def test_compressed_copies_hold_the_same_pixels() -> None:
     ("syntax", "packages"),
     [
         ("1.2.840.10008.1.2.4.70", "pylibjpeg pylibjpeg-libjpeg"),
+        ("1.2.840.10008.1.2.4.57", "pylibjpeg pylibjpeg-libjpeg"),
         ("1.2.840.10008.1.2.4.80", "pylibjpeg pylibjpeg-libjpeg"),
+        ("1.2.840.10008.1.2.5", "pylibjpeg pylibjpeg-rle"),
         ("1.2.840.10008.1.2.4.90", "pylibjpeg pylibjpeg-openjpeg"),
         ("1.2.840.10008.1.2.4.202", "pylibjpeg pylibjpeg-openjpeg"),
     ],
@@ -161,8 +212,9 @@ def test_a_missing_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "expected"),
     [
         ("rtplan.dcm", "a DICOM header without PixelData"),
-        ("SC_rgb_small_odd.dcm", r"a colour DICOM \(3 samples a pixel\); one grey film"),
-        ("emri_small_RLE.dcm", "a DICOM of 10 frames; one grey film"),
+        ("SC_rgb_small_odd.dcm", r"a colour DICOM \(RGB, 3 samples a pixel\); one grey film"),
+        ("examples_palette.dcm", r"a colour DICOM \(PALETTE COLOR, 1 samples a pixel\); one grey film"),
+        ("badVR.dcm", "a damaged DICOM header"),
         ("MR_truncated.dcm", "damaged pixels"),
         ("README.txt", "not a DICOM file"),
     ],

@@ -238,6 +238,24 @@ def test_vindr_tables_agree_with_the_films(roots: dict[str, Path]) -> None:
     assert {film.PhotometricInterpretation for film in inverted} == {"MONOCHROME1", "MONOCHROME2"}
 
 
+def test_films_in_jpeg_2000_hold_the_same_pixels(roots: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("openjpeg")
+    phantoms.write("vindr_cxr", tmp_path / "v", jpeg2000=True)
+    for path in sorted(tmp_path.glob("v/t*/*.dicom")):
+        film, plain = (
+            pydicom.dcmread(root / path.parent.name / path.name) for root in (tmp_path / "v", roots["vindr_cxr"])
+        )
+        assert film.file_meta.TransferSyntaxUID.name.startswith("JPEG 2000")
+        assert (film.pixel_array == plain.pixel_array).all()
+
+
+def test_a_missing_encoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = pydicom.pixels.get_encoder(pydicom.uid.JPEG2000Lossless)
+    monkeypatch.setattr(encoder, "_available", {})
+    with pytest.raises(ValueError, match="jpeg2000 needs an encoder: pip install pylibjpeg pylibjpeg-openjpeg"):
+        phantoms.write("vindr_cxr", tmp_path / "v", jpeg2000=True)
+
+
 def test_repacked_colon_layout(tmp_path: Path) -> None:
     phantoms.write("hyper_kvasir", tmp_path / "igd", layout="igd")
     folder = tmp_path / "igd/Colon_AD_public"
@@ -292,6 +310,7 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
         ({"name": "hcp", "preset": "tiny"}, "unknown preset 'tiny'"),
         ({"name": "hcp", "difficulty": 0}, "difficulty must be positive"),
         ({"name": "hcp", "source_shift": True}, "covidx only"),
+        ({"name": "hcp", "jpeg2000": True}, "vindr_cxr only"),
         ({"name": "hcp", "layout": "igd"}, "hyper_kvasir only"),
     ],
 )
