@@ -16,9 +16,6 @@ from zoo.errors import UserError
 from zoo.registry import methods
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-NOT_EXPORTED = {"vae", "ce_vae", "mae", "memmc_mae", "cutpaste", "patchcore", "denoising_ae", "statistical"}
-NOT_EXPORTED |= {"confidence_aware"}
-FAST = ["autoencoder", "fae", "padim", "multi_task"]
 
 
 @pytest.fixture(autouse=True)
@@ -74,69 +71,6 @@ def test_pushed_folder_loads_and_says_what_it_is(image_folder):
     Path("hub/config.yaml").unlink()
     with pytest.raises(UserError, match=r"no config\.yaml"):
         zoo.load_pretrained("hub")
-
-
-def onnx_of(name):
-    """Export a tiny model and compare it with torch on another batch size."""
-    import onnxruntime
-
-    from zoo.checkpoints.exporting import export
-
-    torch.manual_seed(0)
-    model = zoo.create_model(name, **methods()[name].tiny).eval()
-    if methods()[name].fitting == "single_pass" and any(stage.kind == "collect" for stage in model.stages()):
-        batch = {"image": torch.rand(16, model.in_channels, *model.image_size)}
-        with torch.no_grad():
-            for stage in model.stages():
-                stage.step(batch, 0)
-                if stage.finish is not None:
-                    stage.finish()
-    export(model, "onnx", Path(f"{name}.onnx"))
-    session = onnxruntime.InferenceSession(f"{name}.onnx", providers=["CPUExecutionProvider"])
-    image = torch.rand(3, model.in_channels, *model.image_size)
-    found = session.run(None, {"image": image.numpy()})
-    prediction = model(image)
-    expected = [part for part in (prediction.anomaly_score, prediction.anomaly_map) if part is not None]
-    for one, other in zip(found, expected, strict=True):
-        scale = max(float(other.abs().max()), 1e-6)
-        assert np.abs(one - other.numpy()).max() <= 1e-4 * scale, name
-
-
-@pytest.mark.parametrize("name", FAST)
-def test_onnx_runtime_equals_torch(name):
-    onnx_of(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in methods() if name not in FAST])
-def test_every_method_exports_or_says_why_not(name):
-    try:
-        onnx_of(name)
-    except UserError as error:
-        reason = str(error)
-        assert "cannot be exported" in reason or "scores with gradients" in reason
-        assert name in NOT_EXPORTED
-    else:
-        assert name not in NOT_EXPORTED
-
-
-def test_exported_program_equals_torch():
-    from zoo.checkpoints.exporting import export
-
-    model = zoo.create_model("autoencoder", **methods()["autoencoder"].tiny).eval()
-    export(model, "pt2", Path("model.pt2"))
-    image = torch.rand(5, 1, 32, 32)
-    score, anomaly_map = torch.export.load("model.pt2").module()(image)
-    expected = model(image)
-    assert torch.allclose(score, expected.anomaly_score, atol=1e-5)
-    assert torch.allclose(anomaly_map, expected.anomaly_map, atol=1e-5)
-
-
-def test_methods_that_score_with_gradients_say_so():
-    from zoo.checkpoints.exporting import export
-
-    with pytest.raises(UserError, match="scores with gradients"):
-        export(zoo.create_model("vae", **methods()["vae"].tiny), "onnx", Path("vae.onnx"))
 
 
 @pytest.mark.parametrize("command", ["import", "export", "push"])

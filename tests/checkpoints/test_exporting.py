@@ -1,0 +1,132 @@
+"""Exported graphs give what the model gives: for batches of any size, without Python, for every method."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from zoo.checkpoints.exporting import export
+from zoo.errors import UserError
+from zoo.registry import methods
+
+NOT_EXPORTED: dict[str, str] = {}  # method: part of the reason
+FAST = {"onnx": ["autoencoder", "multi_task"], "pt2": ["autoencoder", "padim", "vae"]}
+TOLERANCE = {"onnx": 1e-4, "pt2": 1e-5}
+BATCHES = (1, 2, 5)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fitted(name):
+    """A tiny model whose statistics are collected."""
+    torch.manual_seed(0)
+    model = zoo.create_model(name, **methods()[name].tiny).eval()
+    batch = {"image": torch.rand(16, model.in_channels, *model.image_size), "id": [str(i) for i in range(16)]}
+    with torch.no_grad():
+        for stage in model.stages():
+            if stage.kind == "collect":
+                stage.step(batch, 0)
+                if stage.finish is not None:
+                    stage.finish()
+    return model.eval()
+
+
+def outputs(form, path):
+    """The exported file as a function of a numpy batch."""
+    if form == "pt2":
+        module = torch.export.load(path).module()
+        return lambda image: [part.detach().numpy() for part in module(torch.from_numpy(image))]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"image": image})
+
+
+def largest_difference(name, form):
+    model, path = fitted(name), Path(f"{name}.{form}")
+    export(model, form, path)
+    assert [entry.name for entry in Path().iterdir()] == [path.name]
+    run, largest = outputs(form, path), 0.0
+    for count in BATCHES:
+        image = torch.rand(count, model.in_channels, *model.image_size)
+        prediction = model(image)
+        expected = [part for part in (prediction.anomaly_score, prediction.anomaly_map) if part is not None]
+        for one, other in zip(run(image.numpy()), expected, strict=True):
+            assert one.shape == tuple(other.shape)
+            largest = max(largest, float(np.abs(one - other.numpy()).max()) / max(float(other.abs().max()), 1e-6))
+    return largest
+
+
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form, names in FAST.items() for name in names])
+def test_graph_equals_the_model(form, name):
+    assert largest_difference(name, form) <= TOLERANCE[form]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_every_method_exports_or_says_why_not(form, name):
+    if name in NOT_EXPORTED:
+        with pytest.raises(UserError, match=NOT_EXPORTED[name]):
+            largest_difference(name, form)
+        return
+    found = largest_difference(name, form)
+    print(f"{form} {name}: {found:.1g}")
+    assert found <= TOLERANCE[form]
+
+
+@pytest.mark.parametrize("chosen", ["kl_gradient", "elbo_gradient", "reconstruction"])
+def test_gradients_become_plain_operations(chosen):
+    model = zoo.create_model("vae", **methods()["vae"].tiny | {"anomaly_map": chosen}).eval()
+    export(model, "pt2", Path("vae.pt2"))
+    image = torch.rand(3, 1, 32, 32)
+    _, found = outputs("pt2", "vae.pt2")(image.numpy())
+    expected = model(image).anomaly_map.numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_export_leaves_the_model_as_it_was():
+    model = zoo.create_model("autoencoder", **methods()["autoencoder"].tiny)
+    before = copy.deepcopy(model.state_dict())
+    export(model, "pt2", Path("model.pt2"))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_method_that_cannot_says_why(monkeypatch):
+    model = zoo.create_model("autoencoder", **methods()["autoencoder"].tiny).eval()
+
+    def drawing(image):
+        return zoo.Prediction(torch.rand_like(image[:, 0, 0, 0]))
+
+    monkeypatch.setattr(model, "predict_anomaly", drawing, raising=False)
+    with pytest.raises(UserError, match="Autoencoder cannot be exported to pt2: .*random") as caught:
+        export(model, "pt2", Path("model.pt2"))
+    assert "\n" not in str(caught.value)
+    assert not list(Path().iterdir())
+
+
+def test_file_is_used_without_this_package():
+    """The lines of the documentation, in a process that has only numpy and ONNX Runtime."""
+    model = zoo.create_model("autoencoder", **methods()["autoencoder"].tiny).eval()
+    export(model, "onnx", Path("model.onnx"))
+    image = torch.rand(4, 1, 32, 32)
+    np.save("image.npy", image.numpy())
+    code = (
+        "import numpy, onnxruntime, sys\n"
+        "session = onnxruntime.InferenceSession('model.onnx')\n"
+        "score, anomaly_map = session.run(None, {'image': numpy.load('image.npy')})\n"
+        "assert 'torch' not in sys.modules and 'zoo' not in sys.modules\n"
+        "numpy.save('score.npy', score)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert np.allclose(np.load("score.npy"), model(image).anomaly_score.numpy(), rtol=1e-4)
