@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plan import Cell
-from benchmarks.resources import gpus_wanted
+from benchmarks.resources import available_cores, gpus_wanted
 from benchmarks.results import read_json
 from benchmarks.runner import Limits, Report, read_status, run_local
 from zoo.errors import UserError
@@ -40,7 +40,8 @@ def run_ray(
         raise UserError("--engine ray needs Ray: pip install 'uad-zoo[ray]'") from error
     local = not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
     ray.init(
-        num_cpus=max(workers * (cores or 1), os.cpu_count() or 1) if local else None,
+        address="local" if local else None,
+        num_cpus=max(workers * (cores or 1), available_cores()) if local else None,
         include_dashboard=False,
         log_to_driver=False,
         ignore_reinit_error=True,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks import charts
 from benchmarks.cases import gallery_html
-from benchmarks.leaderboard import EXPLANATION, METRICS, Row, note_number, ranks_of, shortcuts_of
+from benchmarks.leaderboard import EXPLANATION, METRICS, Row, advantage_text, note_number, ranks_of, shortcuts_of
 from benchmarks.published import Published, read_table
 from benchmarks.results import Result
 from benchmarks.runner import write_atomically
@@ -141,7 +141,7 @@ def _board(rows: list[Row], results: list[Result], published: Published, notes: 
     heads = [(name, "") for name in ("method", "data set", "seeds")]
     for metric in shown:
         heads += [(metric, metric)] + ([(f"published {metric}", metric)] if metric in beside else [])
-    heads += [(name, "") for name in ("p vs highest", "stratified", *(cost[1] for cost in _COSTS))]
+    heads += [(name, "") for name in ("p vs highest", "over shortcut", "stratified", *(cost[1] for cost in _COSTS))]
     head = "".join(
         f'<th scope="col"{_of(metric)}><button type="button">{escape(text)}</button></th>' for text, metric in heads
     )
@@ -159,7 +159,8 @@ def _board(rows: list[Row], results: list[Result], published: Published, notes: 
         body.append(
             f'<tr data-set="{escape(row.dataset)}"><td>{escape(row.method)}{mark}</td>'
             f"<td>{escape(row.dataset)}{tag}</td><td>{row.seeds}</td>"
-            f"{figures}<td>{p}</td>{_number_cell(row.stratified, '.3f')}{costs}</tr>"
+            f'{figures}<td>{p}</td><td data-value="{row.advantage.value:.6f}">{advantage_text(row)}</td>'
+            f"{_number_cell(row.stratified, '.3f')}{costs}</tr>"
         )
     table = f'<table id="board"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     return f'<div class="scroll" tabindex="0" role="region" aria-label="leaderboard">{table}</div>'

@@ -12,6 +12,11 @@ from typing import Any
 _GPU_WORDS = ("gpu", "cuda")
 
 
+def available_cores() -> int:
+    """Cores that this process may use: SLURM, containers and taskset give it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment_of(cores: int, gpus: list[str] | None) -> dict[str, str]:
     """Environment of a cell's process.
 

@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.plan import Cell
-from benchmarks.resources import environment_of, gpus_wanted, kill, memory_gb, stop, take_gpus, visible_gpus
+from benchmarks.resources import (
+    available_cores,
+    environment_of,
+    gpus_wanted,
+    kill,
+    memory_gb,
+    stop,
+    take_gpus,
+    visible_gpus,
+)
 from benchmarks.results import read_cell, read_json
 from zoo.errors import UserError
 
@@ -177,7 +186,7 @@ def run_local(
     Returns:
         dict: name of each cell that failed, and why.
     """
-    pool = _Pool(list(cells), out, limits, report, cores or max(1, (os.cpu_count() or 1) // workers), command)
+    pool = _Pool(list(cells), out, limits, report, cores or max(1, available_cores() // workers), command)
     try:
         while pool.waiting or pool.running:
             while len(pool.running) < workers and pool.start_one():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cases import choose_cases
-from benchmarks.leaderboard import METRICS
+from benchmarks.leaderboard import METRICS, rows_of
 from benchmarks.plan import Cell, read_plan
 from benchmarks.published import Published, known_tables
 from benchmarks.results import Result
@@ -462,3 +462,27 @@ def test_cells_become_offline_wandb_runs(finished, tmp_path):
     ids = {path.name.rpartition("-")[2] for path in runs}
     assert benchmark(finished[0], out, "--wandb", "offline") == 0
     assert {path.name.rpartition("-")[2] for path in (out / "wandb").glob("offline-run-*")} == ids
+
+
+def test_statistics_are_by_patient_and_name_their_shortcut(tmp_path):
+    """Ten images of each patient: the interval is wider than that of independent images; a shortcut is not beaten."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(20), 10)
+    labels = patients % 2
+    scores = labels * 1.0 + rng.normal(0, 1, 20)[patients] + rng.normal(0, 0.1, 200)
+    columns = {"label": labels, "score": scores, "id": np.array([f"{n:03d}" for n in range(200)])}
+    shortcut = {"mean": scores + rng.normal(0, 0.01, 200)}
+
+    def row(subjects, **more):
+        cell = Result(Path(), "m", "d", 0, {"metrics": {"image_auroc": 0.7}}, {**columns, "subject": subjects, **more})
+        return rows_of([cell])[0]
+
+    grouped = row(np.array([f"p{n}" for n in patients]), mean=rng.random(200))
+    alone = row(np.full(200, ""), mean=rng.random(200))
+    assert grouped.interval.high - grouped.interval.low > 2 * (alone.interval.high - alone.interval.low)
+    assert alone.beats_shortcuts
+    assert grouped.advantage.low < alone.advantage.low
+    beaten = row(np.full(200, ""), **shortcut)
+    assert not beaten.beats_shortcuts
+    assert beaten.advantage.low <= beaten.advantage.value <= beaten.advantage.high
+    assert np.isnan(row(np.full(200, "")).advantage.value)  # no statistic is known
