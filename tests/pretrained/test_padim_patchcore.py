@@ -42,6 +42,12 @@ def test_coreset_equals_textbook(rows, block):
     assert greedy_coreset(features, 40, block).tolist() == picks
 
 
+def test_coreset_of_features_far_from_the_origin_picks_by_their_differences():
+    features = 100 + torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    picks = greedy_coreset(features, 60, 16)
+    assert torch.equal(picks, greedy_coreset(features.double(), 60, 16))
+
+
 def test_coreset_of_equal_rows_ends_without_repeats():
     assert sorted(greedy_coreset(torch.ones(20, 3), 20, 4).tolist()) == list(range(20))
 
