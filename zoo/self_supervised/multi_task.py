@@ -34,6 +34,12 @@ _log = logging.getLogger(__name__)
 class MultiTaskUNet(AnomalyModule):
     """Multi-task synthetic-anomaly U-Net (many tasks make light work).
 
+    As the authors' code: division of tasks and samples, tasks, network, loss, schedule, criterion. Deviations: samples
+    are divided by subject and in the order of their ids (there: images, in the folder's order); the criterion weighs
+    images equally (there: batches); the healthy half of the criterion is not mirrored; placement gives up after 100
+    attempts. Selection by ``val/loss``, the patience of 5,000 steps and the pixel AP in groups of 20 belong to the
+    trainer: ``configs/papers/multi_task_*``.
+
     Args:
         image_size: ``(H, W)`` or ``(D, H, W)``, multiples of ``2 ** depth``.
         in_channels: image channels.
