@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#666666")
-_SIDE, _LEFT, _BOTTOM = 230, 34, 26
+_SIDE, _LEFT, _BOTTOM, _LETTER = 230, 34, 26, 5.6  # px
 
 
 def colour(number: int) -> str:
@@ -85,12 +85,14 @@ def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[str, 
     if not kept:
         return ""
     low, high = min(x for _, x, _ in kept) - 0.2, max(x for _, x, _ in kept) + 0.2
-    body = []
-    for number, (name, x, y) in enumerate(kept):
+    body, lines = [], list[float]()
+    for number, (name, x, y) in sorted(enumerate(kept), key=lambda item: -item[1][2]):
         a, b = _LEFT + _SIDE * (x - low) / (high - low), 20 + _SIDE * (1 - y)
         body.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{colour(number)}"/>')
-        anchor = "end" if a > _LEFT + _SIDE * 0.7 else "start"
-        body.append(f'<text x="{a + (-6 if anchor == "end" else 6):.1f}" y="{b + 3:.1f}" text-anchor="{anchor}">')
+        end = a + 6 + _LETTER * len(name) > _LEFT + _SIDE and a - _LEFT > _SIDE / 2
+        line = max(b + 3, (lines[-1] if lines else 0) + 10)  # names stand below each other, never over each other
+        lines.append(line)
+        body.append(f'<text x="{a + (-6 if end else 6):.1f}" y="{line:.1f}" text-anchor="{"end" if end else "start"}">')
         body.append(f"{escape(name)}</text>")
     return _frame(title, x_label, y_label, "".join(body), (f"{10**low:.3g}", f"{10**high:.3g}"), ("0", "0.5", "1"))
 

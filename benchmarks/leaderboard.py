@@ -304,9 +304,15 @@ def note_number(figure: Figure, notes: list[str]) -> int:
 def _markdown_cells(row: Row, more: list[str]) -> list[str]:
     area = f"{_pm(row, 'image_auroc')} [{row.interval.low:.3f}, {row.interval.high:.3f}]"
     mark = "" if row.beats_shortcuts else " †"
-    p = "highest" if row.best else ("" if np.isnan(row.p_value) else f"{row.p_value:.3f}")
     rest = (_pm(row, name) for name in (*_ALWAYS, *more))
-    return [row.method + mark, str(row.seeds), area, p, advantage_text(row), *rest]
+    return [row.method + mark, str(row.seeds), area, p_text(row), advantage_text(row), *rest]
+
+
+def p_text(row: Row) -> str:
+    """The test against the highest mean."""
+    if row.best:
+        return "highest"
+    return "" if np.isnan(row.p_value) else f"{row.p_value:.3f}" if row.p_value >= 0.001 else "< 0.001"
 
 
 def advantage_text(row: Row) -> str:

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from benchmarks import charts
 from benchmarks.cases import gallery_html
-from benchmarks.leaderboard import EXPLANATION, METRICS, Row, advantage_text, note_number, ranks_of, shortcuts_of
+from benchmarks.leaderboard import (
+    EXPLANATION,
+    METRICS,
+    Row,
+    advantage_text,
+    note_number,
+    p_text,
+    ranks_of,
+    shortcuts_of,
+)
 from benchmarks.published import Published, read_table
 from benchmarks.results import Result
 from benchmarks.runner import write_atomically
@@ -92,7 +101,7 @@ def _failures(failed: Mapping[str, str]) -> str:
     if not failed:
         return ""
     lines = "".join(f"<li><b>{escape(cell)}</b>: {escape(reason)}</li>" for cell, reason in failed.items())
-    return f"<details open><summary>{len(failed)} cells are not in these tables</summary><ul>{lines}</ul></details>"
+    return f"<details open><summary>not in these tables: {len(failed)}</summary><ul>{lines}</ul></details>"
 
 
 def _notes(notes: Sequence[str]) -> str:
@@ -153,13 +162,12 @@ def _board(rows: list[Row], results: list[Result], published: Published, notes: 
             figures += _metric_cell(row, metric)
             if metric in beside:
                 figures += _published_cell(published, row, metric, notes)
-        p = "highest" if row.best else ("" if np.isnan(row.p_value) else f"{row.p_value:.3f}")
         costs = "".join(_number_cell(_median(cells, key) * scale, form) for key, _, scale, form, _ in _COSTS)
         mark, tag = "" if row.beats_shortcuts else " †", " <span class=tag>PHANTOM</span>" if row.phantom else ""
         body.append(
             f'<tr data-set="{escape(row.dataset)}"><td>{escape(row.method)}{mark}</td>'
             f"<td>{escape(row.dataset)}{tag}</td><td>{row.seeds}</td>"
-            f'{figures}<td>{p}</td><td data-value="{row.advantage.value:.6f}">{advantage_text(row)}</td>'
+            f'{figures}{_p_cell(row)}<td data-value="{row.advantage.value:.6f}">{advantage_text(row)}</td>'
             f"{_number_cell(row.stratified, '.3f')}{costs}</tr>"
         )
     table = f'<table id="board"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
@@ -187,6 +195,11 @@ def _published_cell(published: Published, row: Row, metric: str, notes: list[str
     number = note_number(figure, notes)
     link = f'<sup><a href="#source{number}" aria-label="source {number}">{number}</a></sup>'
     return f'<td class="published"{_of(metric)} data-value="{figure.value:.6f}">{figure.text}{link}</td>'
+
+
+def _p_cell(row: Row) -> str:
+    value = 2.0 if row.best else row.p_value  # the highest itself sorts above all
+    return f'<td data-value="{value:.6g}">{escape(p_text(row))}</td>'
 
 
 def _number_cell(value: float, form: str) -> str:
