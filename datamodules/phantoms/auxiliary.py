@@ -33,9 +33,25 @@ def jobs(settings: Settings) -> list[Job]:
 
 
 def abdomen(rng: Rng, grid: Grid) -> Array:
-    """Return an abdominal CT in [0, 1]: body, fat, liver, spleen, kidneys, spine, bowel gas."""
+    """Return an abdominal CT in [0, 1], float32: body, fat, liver, spleen, kidneys, spine, bowel gas."""
     plain = grid.canonical()
-    axes = [plain.affine[i, 3] + plain.affine[i, i] * np.arange(n) for i, n in enumerate(plain.shape)]
+    x, y, z = (plain.affine[i, 3] + plain.affine[i, i] * np.arange(n) for i, n in enumerate(plain.shape))
+    out = np.empty(plain.shape, np.float32)
+    before = rng.bit_generator.state
+    after = None
+    # the official 512^3 voxels would take several GB at once; every slab replays the same draws
+    for start in range(0, len(x), 32):
+        rng.bit_generator.state = before
+        part = _organs(rng, (x[start : start + 32], y, z))
+        rng.bit_generator.state = after or rng.bit_generator.state
+        noisy = part + (part > 0) * rng.normal(0, 0.012, part.shape)
+        after = rng.bit_generator.state
+        out[start : start + 32] = np.clip(noisy, 0, 1)
+    return out
+
+
+def _organs(rng: Rng, axes: tuple[Array, Array, Array]) -> Array:
+    """Grey values without noise on a grid of millimetres, 0 outside the body."""
     # the fields' box is a head's; a body is about twice as large
     scaled = (axes[0] / 2, axes[1] / 2, axes[2] / 2)
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
@@ -64,9 +80,7 @@ def abdomen(rng: Rng, grid: Grid) -> Array:
     spine = np.hypot(x, (y + 75) * 1.1) + 6 * bend
     out = np.where(spine < 22 + 2 * np.cos(z * 2 * np.pi / 32), 0.78 + 0.12 * (spine > 17), out)
     gas = (field_3d(rng, scaled, 14) > 1.9) & (body < 0.7) & (y > 0) & (z < 20)
-    out = np.where(gas, 0.06, out)
-    out = out + (body < 1) * rng.normal(0, 0.012, out.shape)
-    return np.clip(out, 0, 1).astype(np.float32)
+    return np.where(gas, 0.06, out)
 
 
 def photograph(rng: Rng, side: int) -> Array:
