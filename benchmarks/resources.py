@@ -21,10 +21,12 @@ def environment_of(cores: int, gpus: list[str] | None) -> dict[str, str]:
     """Environment of a cell's process.
 
     Args:
-        cores: of the cell; PyTorch's and BLAS's threads.
+        cores: of the cell; PyTorch's and BLAS's threads, unless the user's OMP_NUM_THREADS asks for fewer.
         gpus: the cell's; None leaves the choice to the machine.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "PYTHONUNBUFFERED": "1"}
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(cores, int(wanted)) if wanted.isdigit() and int(wanted) else cores
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )

@@ -296,7 +296,9 @@ def test_gpus_are_shared_by_small_cells_and_held_by_large_ones():
     assert take_gpus(0, four, [["0", "1", "2", "3"]]) == []
 
 
-def test_each_cell_sees_its_gpus_cores_and_no_slurm_ranks(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("wanted", "threads"), [("", "5"), ("3", "3"), ("9", "5")])
+def test_each_cell_sees_its_gpus_cores_and_no_slurm_ranks(tmp_path, monkeypatch, wanted, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_NTASKS", "2")
@@ -312,7 +314,8 @@ def test_each_cell_sees_its_gpus_cores_and_no_slurm_ranks(tmp_path, monkeypatch)
     )  # fmt: skip
     assert failed == {"many--data--0": "asks for 4 GPUs (trainer.devices), there are 3"}
     seen = {one.method: (tmp_path / "cells" / one.name / "log.txt").read_text().split() for one in cells[:3]}
-    assert seen == {"one": ["4", "5", "interactive"], "two": ["5,6", "5", "interactive"], "cpu": ["5", "interactive"]}
+    expected = {"one": ["4", threads], "two": ["5,6", threads], "cpu": [threads]}
+    assert seen == {name: [*words, "interactive"] for name, words in expected.items()}
 
 
 def test_stopping_lets_cells_save(tmp_path):
