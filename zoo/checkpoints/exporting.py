@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,10 +30,8 @@ class _Head(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        with torch.set_grad_enabled(self.model.scores_with_gradient):
-            prediction = self.model.predict_anomaly(image.clone() if self.model.scores_with_gradient else image)
-        found = (prediction.anomaly_score, prediction.anomaly_map)
-        return tuple(part.detach() for part in found if part is not None)
+        prediction = self.model.predict_anomaly(image.clone() if self.model.scores_with_gradient else image)
+        return tuple(part for part in (prediction.anomaly_score, prediction.anomaly_map) if part is not None)
 
 
 class _Draws(TorchFunctionMode):
@@ -73,12 +72,13 @@ def export(model: "AnomalyModule", form: ExportFormat, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name("partial-" + path.name)
     try:
-        program = _trace(head, image)
-        _compare(head, program.module())
+        with torch.set_grad_enabled(model.scores_with_gradient):
+            program = _trace(head, image)
+            _compare(head, program.module())
         if form == "pt2":
             torch.export.save(program, partial)
         else:
-            _save_onnx(head, program, image, partial)
+            _save_onnx(program, image, partial)
     except ImportError as error:
         raise UserError(f"ONNX needs more packages ({error}): pip install 'uad-zoo[export]'") from error
     except Exception as error:  # the exporters raise many types
@@ -95,7 +95,11 @@ def _trace(head: _Head, image: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=4096)
     with draws if draws.drawn else contextlib.nullcontext():
         module = _with_backward(head, image) if head.model.scores_with_gradient else head
-        return torch.export.export(module, (image,), dynamic_shapes=({0: batch},), strict=False)
+        program = torch.export.export(module, (image,), dynamic_shapes=({0: batch},), strict=False)
+    for node in program.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ValueError(f"it draws random numbers in every prediction ({node.target})")
+    return program
 
 
 def _with_backward(head: _Head, image: Tensor) -> nn.Module:
@@ -136,17 +140,26 @@ def _compare(head: _Head, exported: Any) -> None:
     for count in (1, 3):
         image = torch.rand(count, *shape, generator=torch.Generator().manual_seed(count))
         for expected, found in zip(head(image), exported(image), strict=True):
-            difference = float((expected - found).abs().max()) / max(float(expected.abs().max()), 1e-6)
+            difference = float((expected - found).detach().abs().max() / expected.detach().abs().max().clamp(min=1e-6))
             if not difference <= _TOLERANCE:
                 raise ValueError(f"the graph's output differs from the model's by {difference:.1g} (relative)")
 
 
-def _save_onnx(head: _Head, program: torch.export.ExportedProgram, image: Tensor, path: Path) -> None:
-    names = ["anomaly_score", "anomaly_map"][: len(head(image))]
+def _save_onnx(program: torch.export.ExportedProgram, image: Tensor, path: Path) -> None:
+    names = ["anomaly_score", "anomaly_map"][: len(program.graph_signature.user_outputs)]
     torch.onnx.export(
         program, (image,), path, input_names=["image"], output_names=names, external_data=False, verbose=False
     )
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """What of a method does not fit into a graph, in one line."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'", text)
+    if missing:
+        return f"ONNX has no operation for {missing.group(1)}.{missing.group(2)}; pt2 may do"
+    if "Constraints violated (batch)" in text:
+        return "its code fixes the batch size"
+    if "data-dependent" in text.lower():
+        return f"its code decides by values that are only known at run time ({text[:120]})"
+    return f"{type(error).__name__}: {text[:200]}"

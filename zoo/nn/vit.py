@@ -73,7 +73,8 @@ def random_masking(noise: Tensor, ratio: float) -> Masking:
         ratio: share of removed patches, in [0, 1).
     """
     kept = int(noise.shape[1] * (1 - ratio))
-    shuffle = noise.argsort(dim=1, stable=not torch.compiler.is_exporting())  # ONNX has no stable sort
+    exporting = torch.compiler.is_exporting()  # ONNX has no stable sort
+    shuffle = noise.argsort(dim=1) if exporting else noise.argsort(dim=1, stable=True)
     restore = shuffle.argsort(dim=1)
     return Masking(shuffle[:, :kept], restore, restore >= kept)
 
