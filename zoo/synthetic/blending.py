@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.synthetic.boxes import Boxes
+from zoo.synthetic.boxes import Boxes, canvas
 from zoo.synthetic.separable import along_axes
 
 Image = TypeVar("Image", NDArray[Any], Tensor)
@@ -47,11 +47,13 @@ def poisson_blend(
     blended = image.copy() if isinstance(image, np.ndarray) else image.clone()
     if corners.ndim == 2 and isinstance(image, Tensor):
         sides = np.tile(source.shape[-dims:], (len(image), 1))
-        boxes = Boxes(image.shape, range(len(image)), corners, sides, image.device)
+        boxes = Boxes(image.shape[2:], range(len(image)), corners, sides, image.device)
         target = boxes.gather(image)
         weight = (mask if mask.dim() > dims else mask.expand(len(image), *mask.shape)).unsqueeze(1)
         change = blend_change(target, source.to(image.dtype), weight.to(image.dtype), dims, mix_gradients)
-        return boxes.scatter(image, target + change)
+        flat = canvas(image)
+        boxes.scatter_(flat, target + change, image.shape[1])
+        return flat[:-1].view(image.shape)
     for number in np.ndindex(corners.shape[:-1]):
         own = (*number, ..., *[slice(c, c + b) for c, b in zip(corners[number], source.shape[-dims:], strict=True)])
         foreign, weight = source[number], mask[number] if mask.ndim > dims else mask

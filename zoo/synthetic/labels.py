@@ -38,7 +38,7 @@ def anomaly_label(altered: Any, original: Any, mask: Any, sigma: float = 0.2) ->
             f"mask {tuple(mask.shape)}, which must be (*S), or (B, 1, *S) for images (B, C, *S)"
         )
     if not isinstance(altered, np.ndarray):
-        from zoo.synthetic.batched import label_batch
+        from zoo.synthetic.batched_labels import label_batch
 
         if batched:
             return label_batch(altered, original, mask, sigma)
@@ -95,24 +95,31 @@ def islands(mask: Array) -> Iterator[tuple[slice, ...]]:
 
 def close(values: Array) -> Array:
     """Grey closing with the neighbourhood of connectivity 2: a square, or in 3-D three crossing squares."""
-    return _extreme(_extreme(values, np.maximum), np.minimum)
+    return neighbourhood(neighbourhood(values, values.ndim, np.maximum), values.ndim, np.minimum)
 
 
-def _extreme(values: Array, larger: Any) -> Array:
-    """Largest (or smallest) value of the neighbourhood; pixels outside do not count."""
-    lines = [_along(values, axis, larger) for axis in range(min(values.ndim, 2))]
-    if values.ndim == 1:
-        return lines[0]
-    square = _along(lines[0], 1, larger)
-    if values.ndim == 2:
+def neighbourhood(values: Any, dims: int, larger: Any) -> Any:
+    """Largest (or smallest) value of each pixel's neighbourhood of connectivity 2; outside the array nothing counts.
+
+    Args:
+        values: ``(..., *S)``; numpy or torch.
+        dims: number of spatial axes.
+        larger: ``maximum`` or ``minimum`` of the same library.
+    """
+    first = _along(values, -dims, larger)
+    if dims == 1:
+        return first
+    square = _along(first, 1 - dims, larger)
+    if dims == 2:
         return square
-    larger(square, _along(lines[0], 2, larger), out=square)
-    return larger(square, _along(lines[1], 2, larger), out=square)
+    larger(square, _along(first, -1, larger), out=square)
+    return larger(square, _along(_along(values, -2, larger), -1, larger), out=square)
 
 
-def _along(values: Array, axis: int, larger: Any) -> Array:
-    after, before = (*[slice(None)] * axis, slice(1, None)), (*[slice(None)] * axis, slice(None, -1))
-    result = values.copy()
+def _along(values: Any, axis: int, larger: Any) -> Any:
+    behind = [slice(None)] * (-axis - 1)
+    after, before = (..., slice(1, None), *behind), (..., slice(None, -1), *behind)
+    result = values.copy() if isinstance(values, np.ndarray) else values.clone()
     larger(result[after], values[before], out=result[after])
     larger(result[before], values[after], out=result[before])
     return result
