@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 import datamodules.folder
-from datamodules import Folder, MedMNIST
-from datamodules.checks import near_copies
+from datamodules import CovidX, Folder, MedMNIST
+from datamodules.checks import near_copies, near_copy_notes, thumbnails
 from datamodules.loading import EpochOrder
 from datamodules.shapes import picture, write_folder
 from datamodules.validation import add_blob
@@ -304,6 +304,24 @@ def test_near_copies_are_found_and_others_are_not(own: Path, tmp_path: Path) -> 
     found = [line for line in near_copies(data.store, data.records) if "test/normal" in line]
     assert len(found) == 1
     assert found[0].startswith("test/normal/copy.png like train/normal/0000.png (0.9")
+
+
+def test_films_of_different_people_are_no_near_copies(tmp_path: Path) -> None:
+    data = CovidX(cache_dir=str(tmp_path / "c"), image_size=64)
+    data.setup()
+    assert data.store is not None
+    small = thumbnails(data.store, np.arange(len(data.store)))
+    assert np.quantile(small @ small.T, 0.9) > 0.95  # the plain correlation calls them alike
+    assert near_copies(data.store, data.records) == []
+
+
+def test_near_copies_take_one_line() -> None:
+    lines = [f"test/{i} like train/{i} (0.99)" for i in range(9)]
+    assert near_copy_notes(lines, 30) == [
+        "9 of 30 test images look like a training image; nearest: "
+        "test/0 like train/0 (0.99), test/1 like train/1 (0.99), test/2 like train/2 (0.99)"
+    ]
+    assert near_copy_notes([], 30) == []
 
 
 def test_thresholded_images_are_refused(tmp_path: Path) -> None:
