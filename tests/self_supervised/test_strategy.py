@@ -96,6 +96,17 @@ def test_detectors_switch_the_strategy_on(images, name, changes):
     assert torch.isfinite(model(images).anomaly_score).all()
 
 
+def test_draem_under_the_strategy(images):
+    small = {"reconstruction_width": 4, "width": 4, "depth": 3, "smoothing": 5, "strategy": True}
+    model = zoo.create_model("draem", image_size=64, **small).eval()
+    altered, mask = model.make_anomalies(images, np.random.default_rng(1))
+    assert mask.dtype == torch.bool
+    assert mask.any()
+    assert not mask[(altered == images).all(1, keepdim=True)].any()
+    assert torch.allclose(model.prepare(images), model.prepare(0.5 * images), atol=0.05)
+    assert torch.isfinite(model(images).anomaly_score).all()
+
+
 def test_confidence_aware_takes_any_task(images):
     model = zoo.create_model("confidence_aware", image_size=64, depth=3, width=4, task="linear", clean=0.0)
     other = zoo.create_model("confidence_aware", image_size=64, depth=3, width=4, clean=0.0)

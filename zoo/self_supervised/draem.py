@@ -20,6 +20,7 @@ from zoo.scoring.ssim import ssim_loss
 from zoo.synthetic.perlin import perlin_mask, perlin_noise
 from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.sources import read_sources
+from zoo.synthetic.strategy import equalise_histogram, rated_batch
 
 
 class Draem(AnomalyModule):
@@ -37,6 +38,8 @@ class Draem(AnomalyModule):
         depth: halvings of the U-Net; the paper: 5.
         textures: folder of texture images, the paper: DTD; None: see above.
         value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
+        strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
+            equalised, and instead of textures the raters' discs of other images, anomalous where their label is above 0.1.
         smoothing: side of the average whose largest value is the score; the paper: 21.
         lr: of Adam; times 0.2 after 80 % and 90 % of the fit.
     """
@@ -62,6 +65,7 @@ class Draem(AnomalyModule):
         depth: int = 5,
         textures: str | None = None,
         value_range: tuple[float, float] | None = None,
+        strategy: bool = False,
         smoothing: int = 21,
         lr: float = 1e-4,
     ) -> None:
@@ -94,6 +98,11 @@ class Draem(AnomalyModule):
         if self.hparams["textures"] is not None:
             self._textures = read_sources(Path(self.hparams["textures"]), self.image_size, self.in_channels) / 2 + 0.5
 
+    def prepare(self, image: Tensor) -> Tensor:
+        """``(B, C, H, W)`` of the data to [0, 1], equalised under the strategy."""
+        unit = self.to_unit_range(image)
+        return equalise_histogram(unit.clamp(0, 1)) if self.hparams["strategy"] else unit
+
     def make_anomalies(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Corrupted images and masks.
 
@@ -104,6 +113,9 @@ class Draem(AnomalyModule):
         Returns:
             tuple: ``(B, C, H, W)`` and ``(B, 1, H, W)`` bool.
         """
+        if self.hparams["strategy"]:
+            altered_batch, label, _ = rated_batch(image, rng, task="linear", clean=0.5)
+            return altered_batch, label > 0.1
         images = image.cpu().numpy()
         altered, masks = images.copy(), np.zeros(images[:, :1].shape, bool)
         for number, one in enumerate(rng.spawn(len(images))):
@@ -124,7 +136,7 @@ class Draem(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Squared error and SSIM of the reconstruction, focal loss of the segmentation."""
-        image = self.to_unit_range(batch["image"]).clamp(0, 1)
+        image = self.prepare(batch["image"]).clamp(0, 1)
         altered, mask = self.make_anomalies(image, np.random.default_rng(int(torch.randint(2**62, ()))))
         restored = self.reconstruction(altered)
         logits = self.segmentation(torch.cat([restored, altered], dim=1)).float()
@@ -137,7 +149,7 @@ class Draem(AnomalyModule):
         """Predict, and log how well the own anomalies are found."""
 
         def make(image: Tensor, rng: np.random.Generator) -> tuple[Tensor, ...]:
-            return self.make_anomalies(self.to_unit_range(image).clamp(0, 1), rng)
+            return self.make_anomalies(self.prepare(image).clamp(0, 1), rng)
 
         log_task_ap(self, batch, batch_idx, make, lambda altered: self._segment(altered)[1][:, 1:])
         return self(batch["image"])
@@ -159,7 +171,7 @@ class Draem(AnomalyModule):
     def predict_anomaly(self, image: Tensor) -> Prediction:
         """Map: probability of the anomalous class; score: largest value of its average over ``smoothing`` pixels."""
         low, high = self.hparams["value_range"]
-        restored, probability = self._segment(self.to_unit_range(image))
+        restored, probability = self._segment(self.prepare(image))
         anomaly_map = probability[:, 1:]
         side = self.hparams["smoothing"]
         smooth = F.avg_pool2d(anomaly_map, side, stride=1, padding=side // 2)
