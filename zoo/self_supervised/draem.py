@@ -39,7 +39,7 @@ class Draem(AnomalyModule):
         textures: folder of texture images, the paper: DTD; None: see above.
         value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
-            equalised, and instead of textures the raters' discs of other images, anomalous where their label is above 0.1.
+            equalised; instead of textures the raters' discs of other images, anomalous above a label of 0.1.
         smoothing: side of the average whose largest value is the score; the paper: 21.
         lr: of Adam; times 0.2 after 80 % and 90 % of the fit.
     """
