@@ -122,6 +122,19 @@ class CovidX(AnomalyDataModule):
         """``covidx`` and what departs from the papers' choice."""
         return "covidx" if self.variant == "all_negatives" else f"covidx_normal_only_{self.anomaly}"
 
+    @property
+    def phantom_key(self) -> str:
+        """The kind of lists and the preset."""
+        lists = "" if self.variant == "all_negatives" else "-8a"
+        return f"{self.phantom_name}{lists}-{self.phantom_preset}"
+
+    def write_phantom(self, root: Path) -> None:
+        """Lists of version 8B, or of 8A for ``normal_only``."""
+        from datamodules import phantoms
+
+        layout = "official" if self.variant == "all_negatives" else "8A"
+        phantoms.write("covidx", root, preset=self.phantom_preset, seed=self.seed, layout=layout)
+
     def label_of(self, label: str) -> int | None:
         """0 normal, 1 anomalous, None for images that this variant leaves out."""
         if self.variant == "all_negatives":

@@ -32,6 +32,7 @@ _LAYOUTS = {
     "mood_abdomen": "auxiliary",
     "natural_images": "auxiliary",
 }
+_OTHER_LAYOUTS = (("hyper_kvasir", "igd"), ("covidx", "8A"))
 NAMES: tuple[str, ...] = tuple(_LAYOUTS)
 
 
@@ -50,8 +51,9 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"source_shift exists for covidx only, not for {settings.name}")
     if settings.jpeg2000:
         _check_jpeg2000(settings.name)
-    if settings.layout != "official" and (settings.name, settings.layout) != ("hyper_kvasir", "igd"):
-        raise ValueError(f"unknown layout {settings.layout!r} of {settings.name}; 'igd' exists for hyper_kvasir only")
+    if settings.layout != "official" and (settings.name, settings.layout) not in _OTHER_LAYOUTS:
+        known = ", ".join(f"{layout!r} of {name}" for name, layout in _OTHER_LAYOUTS)
+        raise ValueError(f"unknown layout {settings.layout!r} of {settings.name}; besides 'official' there are {known}")
 
 
 def _check_jpeg2000(name: str) -> None:
@@ -128,7 +130,8 @@ def write(
         workers: processes.
         source_shift: covidx only: all positives from one hospital's devices, all test negatives from another's, as in
             COVIDx 8B.
-        layout: `official`, or for hyper_kvasir `igd`, the repacked Colon_AD_public folder.
+        layout: `official`; for hyper_kvasir also `igd`, the repacked Colon_AD_public folder; for covidx also `8A`, the
+            lists with normal, pneumonia and COVID-19.
         jpeg2000: vindr_cxr only: all films compressed without loss, as part of the original ones are.
 
     Raises:

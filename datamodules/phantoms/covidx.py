@@ -1,4 +1,4 @@
-"""COVIDx CXR's layout: `train/`, `test/` and their list files in the binary 8B form."""
+"""COVIDx CXR's layout: `train/`, `test/` and their list files in the binary 8B or the three-class 8A form."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ class Job(NamedTuple):
     place: int
     split: str
     positive: bool
+    pneumonia: bool = False
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is painted into the lungs."""
+        if self.pneumonia:
+            return ("Consolidation", "Infiltration")
+        return ("COVID-19",) if self.positive else ()
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -39,7 +47,11 @@ def jobs(settings: Settings) -> list[Job]:
     *counts, _ = PRESETS[settings.preset]
     groups = (("train", False), ("train", True), ("test", False), ("test", True))
     rows = [group for group, count in zip(groups, counts, strict=True) for _ in range(count)]
-    return [Job(index, *group) for index, group in enumerate(rows)]
+    listed = [Job(index, *group) for index, group in enumerate(rows)]
+    if settings.layout == "8A":  # pneumonia of other causes: an eighth of the training list, a third of the test list
+        added = ["train"] * max(2, counts[0] // 8) + ["test"] * counts[2]
+        listed += [Job(len(rows) + index, split, False, True) for index, split in enumerate(added)]
+    return listed
 
 
 def _source(rng: Rng, settings: Settings, job: Job) -> str:
@@ -98,10 +110,10 @@ def films(settings: Settings, job: Job, size: int, source: str) -> tuple[Array, 
     first, again = (streams(settings.seed, "covidx", job.place) for _ in range(2))
     person = chest(first.anatomy, size)
     detector = DETECTORS[source]
-    if not job.positive:
+    if not job.findings:
         return expose(first.acquisition, person.attenuation, person, detector), None, np.zeros((size, size), bool)
     contrast = 1 / settings.difficulty
-    sick, found = add_findings(first.lesion, person, lambda: again.anatomy, ("COVID-19",), contrast)
+    sick, found = add_findings(first.lesion, person, lambda: again.anatomy, job.findings, contrast)
     mask = np.any([finding.mask for finding in found], axis=0) if found else np.zeros((size, size), bool)
     twin = expose(again.acquisition, person.attenuation, person, detector)
     return expose(first.acquisition, sick, person, detector), twin, mask
@@ -122,7 +134,10 @@ def render(root: Path, settings: Settings, job: Job) -> Result:
         write_image(root / place, _sized(pixels, size, source), 92)
 
     save(path, film)
-    record = {"split": job.split, "line": f"{patient} {name} {'positive' if job.positive else 'negative'} {source}"}
+    label = "positive" if job.positive else "negative"
+    if settings.layout == "8A":
+        label = "COVID-19" if job.positive else "pneumonia" if job.pneumonia else "normal"
+    record = {"split": job.split, "line": f"{patient} {name} {label} {source}"}
     if twin is None:
         return Result([Truth(path, 0)], record)
     place = mask_path(path, ".png")

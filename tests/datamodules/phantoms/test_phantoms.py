@@ -212,6 +212,20 @@ def test_covidx_lists_name_every_file(roots: dict[str, Path]) -> None:
         assert {row[-2] for row in rows} == {"positive", "negative"}
 
 
+def test_covidx_with_three_classes(tmp_path: Path) -> None:
+    phantoms.write("covidx", tmp_path / "c", layout="8A")
+    counts = {}
+    for split in ("train", "test"):
+        labels = [line.split()[-2] for line in (tmp_path / f"c/{split}.txt").read_text().splitlines()]
+        counts[split] = {label: labels.count(label) for label in sorted(set(labels))}
+    assert counts == {
+        "train": {"COVID-19": 4, "normal": 24, "pneumonia": 3},
+        "test": {"COVID-19": 8, "normal": 8, "pneumonia": 8},
+    }
+    sick = [row for row in truth(tmp_path / "c") if row["anomalous"] == "1"]
+    assert len(sick) == 4 + 3 + 8 + 8
+
+
 def test_source_shift_confounds_covidx_with_the_hospital(tmp_path: Path) -> None:
     phantoms.write("covidx", tmp_path / "shift", source_shift=True)
     rows = [line.split() for line in (tmp_path / "shift/test.txt").read_text().splitlines()]
@@ -311,7 +325,7 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
         ({"name": "hcp", "difficulty": 0}, "difficulty must be positive"),
         ({"name": "hcp", "source_shift": True}, "covidx only"),
         ({"name": "hcp", "jpeg2000": True}, "vindr_cxr only"),
-        ({"name": "hcp", "layout": "igd"}, "hyper_kvasir only"),
+        ({"name": "hcp", "layout": "igd"}, "besides 'official' there are 'igd' of hyper_kvasir, '8A' of covidx"),
     ],
 )
 def test_wrong_arguments(arguments: dict, message: str, tmp_path: Path) -> None:
