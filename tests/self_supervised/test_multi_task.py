@@ -197,3 +197,23 @@ def test_mistakes_are_told():
         zoo.create_model("multi_task", image_size=96)
     with pytest.raises(UserError, match="multiples of 64"):
         zoo.create_model("multi_task", image_size=64)
+
+
+@pytest.mark.parametrize("size", [(48, 32), (16, 24, 16)])
+def test_both_paths_make_the_same_samples(size):
+    model = zoo.create_model(
+        "multi_task", image_size=size, depth=2, width=4, positions=2, flip=True, use_foreground=True, max_push=2.0
+    )
+    coarse = torch.rand(10, 1, *[side // 8 for side in size], generator=torch.Generator().manual_seed(0))
+    image = F.interpolate(coarse, size=size, mode="bilinear" if len(size) == 2 else "trilinear")
+    foreground = torch.zeros(image.shape, dtype=torch.bool)
+    foreground[:, :, 2:-2] = True
+    batch, made = {"image": image, "foreground": foreground}, []
+    for batched in (False, True):
+        model.hparams["batched"] = batched
+        made.append(model._make_anomalies(batch, (0, 1, 2, 3, 4), np.random.default_rng(0), "train"))
+    (altered, label), (other, other_label) = made
+    assert float((altered - other).abs().max()) <= 1e-4
+    assert float((label - other_label).abs().max()) <= 1e-3
+    assert float(label.flatten(1).amax(1).median()) > 0.02
+    assert torch.equal(batch["image"], image)

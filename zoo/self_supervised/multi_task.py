@@ -22,11 +22,12 @@ from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.unet import UNet, in_patches
 from zoo.scoring.pooling import PoolingRule, pool_map
-from zoo.synthetic import anomaly_label, synthesise
+from zoo.synthetic.batched_labels import label_batch
 from zoo.synthetic.folds import TASK_NAMES, sample_fold, task_folds
+from zoo.synthetic.samples import carry_out
 from zoo.synthetic.shapes import box_of
 from zoo.synthetic.sources import ImagesOfSplit, read_sources, read_volumes
-from zoo.synthetic.tasks import five_tasks
+from zoo.synthetic.tasks import Context, draw_anomalies, five_tasks
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class MultiTaskUNet(AnomalyModule):
             False draws new ones, as published.
         patch_size: train on random patches of this size and predict with overlapping ones; None: whole images, as
             published. Anomalies are made in the whole image; the patches of a batch lie at the same place.
+        batched: make the anomalies of a batch at once on its device instead of image by image on the CPU, from the same
+            draws and equal to rounding; None: where there is an accelerator.
         depth: halvings: 6 for films, 4 for brains.
         width: channels of the first stage.
         max_width: largest number of channels: 512 for films, 320 for brains.
@@ -95,6 +98,7 @@ class MultiTaskUNet(AnomalyModule):
         hold_out_samples: bool = True,
         seeded_validation: bool = True,
         patch_size: tuple[int, ...] | None = None,
+        batched: bool | None = None,
         depth: int = 6,
         width: int = 32,
         max_width: int = 512,
@@ -157,7 +161,7 @@ class MultiTaskUNet(AnomalyModule):
     def _normalised(self, image: Tensor) -> Tensor:
         return 2 * self.to_unit_range(image) - 1
 
-    def _sources(self, split: str, images: np.ndarray) -> tuple[Any, Any, Any, Any]:
+    def _sources(self, split: str, images: Tensor) -> tuple[Any, Any, Any, Any]:
         """What blends take patches from, in [-1, 1]: all images of the split (without one, of the batch) for the intra
         blend, those of the other data set for the inter blend; and the foreground of both, if it counts."""
         data, others = self._splits.get(split), self._foreign_images()
@@ -184,23 +188,25 @@ class MultiTaskUNet(AnomalyModule):
         self, batch: Batch, tasks: tuple[int, ...], rng: np.random.Generator, split: str
     ) -> tuple[Tensor, Tensor]:
         """Altered images ``(B, C, *S)`` in [-1, 1] and labels ``(B, 1, *S)``; each image has a generator of its own."""
-        images = self._normalised(batch["image"]).cpu().numpy()
-        foreground = batch["foreground"][:, 0].cpu().numpy() if self.hparams["use_foreground"] else None
+        images, generators = self._normalised(batch["image"]), rng.spawn(len(batch["image"]))
+        inside = batch["foreground"][:, 0].clone() if self.hparams["use_foreground"] else None
+        if self.hparams["flip"]:
+            mirrored = torch.tensor([one.random() < 0.5 for one in generators], device=images.device)
+            for part in (images, inside):
+                if part is not None:
+                    part[mirrored] = part[mirrored].flip(-1)
         kinds = five_tasks(self.hparams["max_push"], self.hparams["intensity_scale"])
-        own, others, inside, others_inside = self._sources(split, images)
-        altered, labels = np.empty_like(images), np.empty_like(images[:, :1])
-        for number, one in enumerate(rng.spawn(len(images))):
-            image, place = images[number], None if foreground is None else foreground[number]
-            if self.hparams["flip"] and one.random() < 0.5:
-                image, place = image[..., ::-1].copy(), None if place is None else place[..., ::-1]
-            task = int(one.choice(tasks))
-            sources, source_foreground = (others, others_inside) if task == 1 else (own, inside)
-            altered[number], mask = synthesise(
-                image, kinds[task], one, sources=sources, foreground=place, source_foreground=source_foreground
-            )
-            labels[number, 0] = anomaly_label(altered[number], image, mask, self.hparams["label_sigma"])
-        device = batch["image"].device
-        return torch.from_numpy(altered).to(device), torch.from_numpy(labels).to(device)
+        chosen = [int(one.choice(tasks)) for one in generators]
+        own, others, own_inside, others_inside = self._sources(split, images)
+        contexts = [Context(others, others_inside) if task == 1 else Context(own, own_inside) for task in chosen]
+        places = [None] * len(images) if inside is None else list(inside.cpu().numpy())
+        drawn = [
+            draw_anomalies(one, kinds[task], images.shape[1:], context, place)
+            for one, task, context, place in zip(generators, chosen, contexts, places, strict=True)
+        ]
+        batched = images.device.type != "cpu" if self.hparams["batched"] is None else self.hparams["batched"]
+        altered, mask = carry_out(images, drawn, contexts, batched)
+        return altered, label_batch(altered, images, mask, self.hparams["label_sigma"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error between the raw output and the label of the altered images."""
