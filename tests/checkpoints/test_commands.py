@@ -1,6 +1,8 @@
 """``zoo import``, ``export`` and ``push`` as a user types them."""
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 import zlib
@@ -35,18 +37,121 @@ def filled(entries):
     return tensors
 
 
-def test_authors_format_through_the_command(capsys):
-    entries = json.loads((GOLDEN / "multitask" / "unet_keys_3d.json").read_text())
-    torch.save({"net": filled(entries)}, "theirs.pt")
-    command = ["import", "theirs.pt", "--format", "many_tasks", "--image_size", "32", "48", "32", "--out", "ours.ckpt"]
-    assert main(command) == 0
+def imported(capsys, *command):
+    """The model that ``zoo import`` made, and what it told."""
+    code = main(["import", *command, "--out", "ours.ckpt"])
     told = capsys.readouterr()
-    assert "76 tensors filled, 0 new, 0 ignored" in told.out + told.err
-    model = zoo.load_pretrained("ours.ckpt")
-    assert model.image_size == (32, 48, 32)
-    assert model(torch.randn(1, 1, 32, 48, 32)).anomaly_map.shape == (1, 1, 32, 48, 32)
-    assert main(command) == 2  # nothing is overwritten
+    assert code == 0, told.err
+    return zoo.load_pretrained("ours.ckpt"), told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("dims", "size", "count"),
+    [pytest.param(2, (128, 64), 110, marks=pytest.mark.slow), (3, (32, 48, 32), 76)],
+)
+def test_many_tasks_files(capsys, dims, size, count):
+    entries = json.loads((GOLDEN / "multitask" / f"unet_keys_{dims}d.json").read_text())
+    tensors = filled(entries)
+    torch.save({"net": tensors}, "theirs.pt")
+    model, told = imported(capsys, "theirs.pt", "--image_size", *map(str, size))
+    assert f"{count} tensors filled, 0 new, 0 ignored" in told
+    assert model.image_size == size
+    key = "conv_blocks_context.0.blocks.0.conv.weight"
+    assert torch.equal(model.state_dict()["network.encoder.0.0.conv.weight"], tensors[key])
+    if dims == 3:
+        assert model(torch.randn(1, 1, *size)).anomaly_map.shape == (1, 1, *size)
+    assert main(["import", "theirs.pt", "--out", "ours.ckpt"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_fae_file(capsys):
+    golden = json.loads((GOLDEN / "fae" / "state_dict_keys.json").read_text())
+    tensors = filled(golden["state_dict"])
+    torch.save({"model_state_dict": tensors, "config": argparse.Namespace(**golden["config"])}, "last.pt")
+    model, told = imported(capsys, "last.pt", "--format", "auto")
+    own = model.state_dict()
+    assert f"{len(own)} tensors filled, 0 new, {len(tensors) - len(own)} ignored (extractor.backbone.layer3" in told
+    assert torch.equal(own["decoder.4.weight"], tensors["ae.dec.decoder_conv_final.weight"])
+    assert model(torch.rand(1, 1, 128, 128)).anomaly_map.shape == (1, 1, 128, 128)
+
+
+SMALL_MAE = ["--set", "heads=4", "--set", "decoder_heads=4"]
+
+
+@pytest.mark.parametrize("name", ["mae", "memmc_mae"])
+def test_mae_file(capsys, name):
+    entries = json.loads((GOLDEN / "mae" / "state_dict_keys_small.json").read_text())["tensors"]
+    torch.save({"model": filled(entries), "epoch": 1, "args": argparse.Namespace(lr=1e-3)}, "mae.pth")
+    model, told = imported(capsys, "mae.pth", "--format", "mae", "--model", name, *SMALL_MAE)
+    count = len(entries) - 2  # the fixed positions are recomputed
+    assert f"{count} tensors filled, {len(model.network.state_dict()) - count} new" in told
+    assert type(model).method().name == name
+    assert model(torch.rand(2, 3, 64, 64)).anomaly_score.shape == (2,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pretrain_full", "encoder_only_release (mae_pretrain_vit_base.pth)"])
+def test_published_mae_files(capsys, kind):
+    """254 and 150 tensors of ViT-B, under the names and shapes of the files that are offered for download."""
+    entries = json.loads((GOLDEN / "mae" / "state_dict_keys.json").read_text())[kind]["tensors"]
+    torch.save({"model": filled(entries)}, "mae.pth")
+    model, told = imported(capsys, "mae.pth")
+    fixed = sum(key.endswith("pos_embed") for key, _, _ in entries)
+    assert f"{len(entries) - fixed} tensors filled" in told
+    assert model.image_size == (224, 224)
+    weight = filled([["blocks.11.mlp.fc2.weight", [768, 3072], "float32"]])["blocks.11.mlp.fc2.weight"]
+    assert torch.equal(model.network.blocks[11].mlp.fc2.weight, weight)
+
+
+def test_backbones_of_timm_and_torchvision(capsys):
+    import timm
+    import torchvision.models
+
+    torch.save({"state_dict": timm.create_model("resnet18").state_dict()}, "resnet.pth")
+    command = ["resnet.pth", "--format", "timm", "--model", "padim", "--image_size", "64", "--set", "backbone=resnet18"]
+    model, told = imported(capsys, *command)
+    assert "tensors filled, 0 new, " in told
+    assert "ignored" in told
+    assert model.image_size == (64, 64)
+    vit = torchvision.models.VisionTransformer(
+        image_size=64, patch_size=16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768
+    )
+    torch.save(vit.state_dict(), "vit.pth")
+    Path("ours.ckpt").unlink()
+    model, told = imported(capsys, "vit.pth", "--format", "timm", "--model", "mae", "--set", "decoder_depth=1")
+    assert "ignored (heads.head.weight" in told
+    layer = vit.encoder.layers.encoder_layer_1.mlp[0].weight
+    assert torch.equal(model.network.blocks[1].mlp.fc1.weight, layer)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--format", "timm"], "name it (--model padim"),
+        (["--format", "timm", "--model", "multi_task"], "cannot take a backbone's weights"),
+        (["--format", "timm", "--model", "mae"], "takes a vision transformer"),
+        (["--format", "tim"], "unknown checkpoint format 'tim'; nearest: timm"),
+        (["--format", "mae", "--model", "fae"], "fae does not read format mae; methods that do: mae, memmc_mae"),
+        (["--set", "heads"], "expected NAME=VALUE"),
+        ([], "needs --format timm"),
+    ],
+)
+def test_import_mistakes_are_one_line(capsys, command, message):
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "theirs.pth")
+    assert main(["import", "theirs.pth", "--out", "x.ckpt", *command]) == 2
+    told = capsys.readouterr().err.strip()
+    assert message in told
+    assert len(told.splitlines()) == 1
+    assert not Path("x.ckpt").exists()
+
+
+def test_conflicting_shapes_are_named(capsys):
+    entries = json.loads((GOLDEN / "mae" / "state_dict_keys_small.json").read_text())["tensors"]
+    torch.save({"model": filled(entries)}, "mae.pth")
+    assert main(["import", "mae.pth", "--out", "x.ckpt", "--set", "width=64", *SMALL_MAE]) == 2
+    told = capsys.readouterr().err
+    assert "cls_token is (1, 1, 96), the model needs (1, 1, 64); " in told
+    assert " more; give the arguments" in told
 
 
 def saved_run(image_folder, name="autoencoder", *more):
@@ -62,8 +167,10 @@ def test_pushed_folder_loads_and_says_what_it_is(image_folder):
     assert main(["push", str(run), "--out", "hub", "--licence", "cc-by-4.0"]) == 0
     card = Path("hub/README.md").read_text()
     assert "license: cc-by-4.0" in card
-    assert "| image_auroc |" in card
+    assert re.search(r"\| image_auroc \| [01]\.\d{4} \| [01]\.\d{4} to [01]\.\d{4} \|", card)
+    assert "PHANTOM" not in card
     assert "Not a medical device" in card
+    assert 'zoo.load_pretrained("hf://OWNER/NAME")' in card
     image = torch.rand(3, 1, 32, 32)
     expected = zoo.load_pretrained(run)(image)
     for source in ("hub", "hub/model.safetensors"):
@@ -71,6 +178,53 @@ def test_pushed_folder_loads_and_says_what_it_is(image_folder):
     Path("hub/config.yaml").unlink()
     with pytest.raises(UserError, match=r"no config\.yaml"):
         zoo.load_pretrained("hub")
+
+
+def test_card_tells_phantoms_imports_and_backbones(tmp_path):
+    from zoo.checkpoints.card import model_card
+
+    metrics = {"image_auroc": 0.75, "pixel_ap": 0.5, "best_dice": None}
+    content = {"phantom": True, "dataset": "brain_mri", "seed": 3, "metrics": metrics}
+    content["certified_intervals"] = {"pixel_ap": [0.49, 0.51]}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    (tmp_path / "scores.csv").write_text("id,subject,label,score\na,p,0,0.1\nb,q,1,0.9\nc,r,0,0.5\nd,s,1,0.3\n")
+    model = zoo.create_model("fae", **methods()["fae"].tiny)
+    model.hparams["weights"] = "imagenet"
+    origin = {"format": "mae", "file": "mae.pth"}
+    card = model_card(model, tmp_path, repository="me/my-model", origin=origin)
+    assert "tags: [anomaly-detection, medical-imaging, phantom-data]" in card
+    assert "**PHANTOM data** (generated; no statement on real images) `brain_mri`, seed 3" in card
+    assert "| pixel_ap | 0.5000 | 0.4900 to 0.5100 |" in card
+    assert "| image_auroc | 0.7500 | 0." in card
+    assert "best_dice" not in card
+    assert 'zoo.load_pretrained("hf://me/my-model")' in card
+    assert "license: cc-by-nc-4.0" in card
+    assert "Imported from `mae.pth` (format mae; github.com/facebookresearch/mae" in card
+    assert "Backbone: timm/resnet18" in card
+    assert "licence as timm states it: apache-2.0" in card
+    assert "No test results are known." in model_card(model, None)
+
+
+def test_origin_of_an_import_travels_with_the_file(capsys):
+    entries = json.loads((GOLDEN / "mae" / "state_dict_keys_small.json").read_text())["tensors"]
+    torch.save({"model": filled(entries)}, "mae.pth")
+    imported(capsys, "mae.pth", *SMALL_MAE)
+    assert main(["push", "ours.ckpt", "--out", "hub"]) == 0
+    assert main(["push", "hub", "--out", "again"]) == 0
+    for folder in ("hub", "again"):
+        assert "Imported from `mae.pth` (format mae" in Path(folder, "README.md").read_text()
+
+
+def test_push_without_network_keeps_the_folder(capsys, monkeypatch):
+    from zoo.checkpoints.saving import save_checkpoint
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    save_checkpoint(zoo.create_model("autoencoder", **methods()["autoencoder"].tiny), Path("a.ckpt"))
+    assert main(["push", "a.ckpt", "--out", "hub", "--repo", "me/model"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.count("\n") == 0
+    assert "does not answer; the folder hub is complete: upload it later" in told
+    assert 'zoo.load_pretrained("hf://me/model")' in Path("hub/README.md").read_text()
 
 
 @pytest.mark.parametrize("command", ["import", "export", "push"])

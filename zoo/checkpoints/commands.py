@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     take.add_argument("source", metavar="SOURCE", help="local file, https://, hf:// or wandb://")
     take.add_argument("--format", default="auto", help="auto, or a format: fae, mae, many_tasks, timm")
     take.add_argument("--model", help="method, where several read the format, or around a backbone (timm)")
-    take.add_argument("--backbone", help="name of the backbone (timm), where it is not the method's default")
+    take.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="argument of the method, over the file's"
+    )
     take.add_argument("--output", "--out", required=True, metavar="FILE", help="new .ckpt")
     take.add_argument("--image_size", type=int, nargs="+", help="where the file does not tell it")
     give = commands.add_parser("export", help="a trained model as ONNX, torch.export program or safetensors")
@@ -58,13 +60,27 @@ def _import(arguments: argparse.Namespace) -> int:
     size = arguments.image_size
     more: dict[str, Any] = {} if size is None else {"image_size": size[0] if len(size) == 1 else tuple(size)}
     output = _new(arguments.output)
-    if arguments.backbone is not None:
-        more["backbone"] = arguments.backbone
+    more |= dict(_setting(text) for text in arguments.set)
     model = import_checkpoint(arguments.source, arguments.format, arguments.model, **more)
     file = Path(arguments.source.partition("#")[0]).name
     save_checkpoint(model, output, {"format": _format(model, arguments.format), "file": file})
     print(f"{model.method().name}, images of {model.in_channels} x {model.image_size}: {output}")
     return 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    from zoo.errors import UserError
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UserError(f"--set {text}: expected NAME=VALUE, for example --set heads=12")
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is no number, word or [list]") from error
+    return name, tuple(found) if isinstance(found, list) else found
 
 
 def _format(model: "AnomalyModule", asked: str) -> str:

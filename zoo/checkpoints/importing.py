@@ -85,8 +85,9 @@ def _around_backbone(path: Path, model: str | None, init_args: dict[str, Any]) -
         raise UserError(
             f"format {TIMM} fills the backbone of a method: name it (--model padim, --model memmc_mae, ...)"
         )
-    cls: Any = load_class(find(model).name)
-    if cls.checkpoint_format == "mae":
+    method = find(model)
+    cls: Any = load_class(method.name)
+    if method.checkpoint_format == "mae":
         from zoo.nn.backbone_weights import transformer_names
 
         tensors = transformer_names(flatten(read_checkpoint(path)))
