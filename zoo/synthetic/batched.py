@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.synthetic.blending import blend_change
 from zoo.synthetic.boxes import Boxes, canvas, pad_masks
-from zoo.synthetic.patches import needed_by_blend
+from zoo.synthetic.patches import Patch, needed_by_blend
 from zoo.synthetic.separable import along_axes
 from zoo.synthetic.splines import MARGIN, Edge, spline_matrix
 from zoo.synthetic.tasks import VISIBLE, Anomaly, Blend, Context, Shift, Task, Warp, draw_anomalies
@@ -82,35 +82,36 @@ def apply_batch(
     """
     channels, size = images.shape[1], images.shape[2:]
     altered, union = canvas(images), canvas(images.new_zeros(len(images), 1, *size, dtype=torch.bool))
+    running, marked = altered[:-1].view(images.shape), union[:-1].view(len(images), 1, *size)
     for turn in range(max(map(len, anomalies), default=0)):
         now = [(number, own[turn]) for number, own in enumerate(anomalies) if len(own) > turn]
-        running, marked = altered[:-1].view(images.shape), union[:-1].view(len(images), 1, *size)
         flat = running.flatten(2)
-        bounds = torch.stack([flat.amin(2), flat.amax(2)]).view(2, len(images), channels, *[1] * len(size))
+        low, high = (bound.view(len(images), channels, *[1] * len(size)) for bound in (flat.amin(2), flat.amax(2)))
         for chunk in _chunks(now, contexts, images.device):
-            numbers = [number for number, _ in chunk]
-            shapes = [anomaly.shape for _, anomaly in chunk]
-            corners, sides = (
-                np.stack([anomaly.corner for _, anomaly in chunk]),
-                np.array([shape.mask.shape for shape in shapes]),
-            )
-            boxes = Boxes(size, numbers, corners, sides, images.device)
-            low, high = bounds[:, numbers]
-            own = [anomaly for _, anomaly in chunk]
+            numbers, own = [number for number, _ in chunk], [anomaly for _, anomaly in chunk]
+            sides = np.array([anomaly.shape.mask.shape for anomaly in own])
+            boxes = Boxes(size, numbers, np.stack([anomaly.corner for anomaly in own]), sides, images.device)
             target = boxes.gather(running)
+            changed, mask = _change(target, own, boxes, contexts[numbers[0]], interpolation)
+            if not isinstance(own[0].operation, Warp):
+                changed = changed.clamp(low[numbers], high[numbers])
             if isinstance(own[0].operation, Blend):
-                changed, mask = _blend(target, own, contexts[numbers[0]])
-                changed = changed.clamp(low, high)
                 mask = mask | ((changed - target).abs().mean(1, keepdim=True) > VISIBLE)
-            else:
-                mask = pad_masks([shape.mask for shape in shapes], images.device)
-                if isinstance(own[0].operation, Warp):
-                    changed = _warp(target, own, interpolation)
-                else:
-                    changed = (target + _shift(target, own, mask, boxes.inside)).clamp(low, high)
             boxes.scatter_(altered, changed, channels)
             boxes.scatter_(union, mask | boxes.gather(marked), 1)
-    return altered[:-1].view(images.shape), union[:-1].view(len(images), 1, *size)
+    return running, marked
+
+
+def _change(
+    target: Tensor, anomalies: Sequence[Anomaly], boxes: Boxes, context: Context, interpolation: Interpolation
+) -> tuple[Tensor, Tensor]:
+    """One kind of operation on boxes ``(n, C, *M)``: changed boxes and masks ``(n, 1, *M)``."""
+    if isinstance(anomalies[0].operation, Blend):
+        return _blend(target, anomalies, context)
+    mask = pad_masks([anomaly.shape.mask for anomaly in anomalies], target.device)
+    if isinstance(anomalies[0].operation, Warp):
+        return _warp(target, anomalies, interpolation), mask
+    return target + _shift(target, anomalies, mask, boxes.inside), mask
 
 
 def _chunks(
@@ -158,29 +159,31 @@ def _without_faces(mask: Array) -> Array:
 
 def _blend(target: Tensor, anomalies: Sequence[Anomaly], context: Context) -> tuple[Tensor, Tensor]:
     """Blends of ``(n, C, *M)``, and their masks without the faces of the boxes."""
-    dims, device = target.dim() - 2, target.device
+    device = target.device
     patches = [anomaly.operation.patch for anomaly in anomalies]  # type: ignore[attr-defined]
     sources = torch.as_tensor(context.sources).to(device, target.dtype)
-    sizes = np.stack([patch.region.size for patch in patches])
-    regions = Boxes(
-        sources.shape[2:], [p.source for p in patches], np.stack([p.corner for p in patches]), sizes, device
-    )
-    coefficients = along_axes(regions.gather(sources), _padded_splines(sizes, "mirror", 0, target))
     number, pixel = _points([needed_by_blend(anomaly.shape.mask) for anomaly in anomalies], device)
+    content = torch.zeros_like(target)
+    content[(number, slice(None), *pixel)] = _taken(sources, patches, number, pixel)
+    mask = pad_masks([_without_faces(anomaly.shape.mask) for anomaly in anomalies], device)
+    mix = anomalies[0].operation.mix_gradients  # type: ignore[attr-defined]
+    sides = np.array([anomaly.shape.mask.shape for anomaly in anomalies])
+    return target + blend_change(target, content, mask, target.dim() - 2, mix, sides), mask
+
+
+def _taken(sources: Tensor, patches: Sequence[Patch], number: Tensor, pixel: Tensor) -> Tensor:
+    """Values ``(p, C)`` of patches at pixels ``(D, p)`` of boxes ``(p,)``; see :func:`zoo.synthetic.patches.take`."""
+    device, chosen = sources.device, [patch.source for patch in patches]
+    sizes, corners = (np.stack(part) for part in ([p.region.size for p in patches], [p.corner for p in patches]))
+    regions = Boxes(sources.shape[2:], chosen, corners, sizes, device).gather(sources)
+    coefficients = along_axes(regions, _padded_splines(sizes, "mirror", 0, sources))
     matrix, low = (_stacked([getattr(p.region, name) for p in patches], device) for name in ("matrix", "low"))
     position = torch.einsum("pij,jp->ip", matrix[number], pixel.double()) - low[number].T
     ends = torch.from_numpy(sizes - 1).to(device)[number].T
     values = _cubic(coefficients, number, position, ends)
-    outside = ((position < 0) | (position > ends)).any(0)
-    chosen = sources[torch.tensor([p.source for p in patches], device=device)].flatten(2)
-    values = torch.where(outside[:, None], 0, values)
-    values = torch.maximum(torch.minimum(values, chosen.amax(2)[number]), chosen.amin(2)[number])
-    content = torch.zeros_like(target)
-    content[(number, slice(None), *pixel)] = values
-    mask = pad_masks([_without_faces(anomaly.shape.mask) for anomaly in anomalies], device)
-    mix = anomalies[0].operation.mix_gradients  # type: ignore[attr-defined]
-    sides = np.array([anomaly.shape.mask.shape for anomaly in anomalies])
-    return target + blend_change(target, content, mask, dims, mix, sides), mask
+    values = torch.where(((position < 0) | (position > ends)).any(0)[:, None], 0, values)
+    used = sources[torch.tensor(chosen, device=device)].flatten(2)
+    return torch.maximum(torch.minimum(values, used.amax(2)[number]), used.amin(2)[number])
 
 
 def _padded_splines(sizes: Array, edge: Edge, space: int, like: Tensor) -> list[Tensor]:
@@ -220,10 +223,9 @@ def _cubic(coefficients: Tensor, number: Tensor, position: Tensor, ends: Tensor 
     for channel in range(channels):
         value = flat.new_zeros(len(number))
         for tap in np.ndindex(*[4] * dims):
-            index, weight = start + channel * volume, None
-            for axis, one in enumerate(tap):
-                index = index + steps[axis][one]
-                weight = weights[one, axis] if weight is None else weight * weights[one, axis]
+            index, weight = start + channel * volume + steps[0][tap[0]], weights[tap[0], 0]
+            for axis, one in enumerate(tap[1:], 1):
+                index, weight = index + steps[axis][one], weight * weights[one, axis]
             value = value + flat[index] * weight
         total.append(value)
     return torch.stack(total, 1)

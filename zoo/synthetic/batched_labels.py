@@ -18,8 +18,8 @@ Box = tuple[int, Array, Array]  # image, low corner, sides
 def label_batch(altered: Tensor, original: Tensor, mask: Tensor, sigma: float) -> Tensor:
     """:func:`zoo.synthetic.anomaly_label` of images ``(B, C, *S)`` and masks ``(B, 1, *S)``, as ``(B, 1, *S)``."""
     if altered.device.type == "cpu":
-        arrays = (part.detach().numpy() for part in (altered, original, mask))
-        return torch.from_numpy(anomaly_label(*arrays, sigma))
+        first, second, where = (part.detach().numpy() for part in (altered, original, mask))
+        return torch.from_numpy(anomaly_label(first, second, where, sigma))
     return label_on_device(altered, original, mask, sigma)
 
 

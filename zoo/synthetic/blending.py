@@ -41,7 +41,7 @@ def poisson_blend(
     Raises:
         ValueError: integer images, a box that leaves the image or has a side below 3, or shapes that differ.
     """
-    corners = np.asarray(corner.cpu() if isinstance(corner, Tensor) else corner).astype(int)
+    corners: NDArray[Any] = np.asarray(corner.cpu() if isinstance(corner, Tensor) else corner).astype(int)
     _check(image, source, mask, corners)
     dims = corners.shape[-1]
     blended = image.copy() if isinstance(image, np.ndarray) else image.clone()
@@ -54,14 +54,15 @@ def poisson_blend(
         flat = canvas(image)
         boxes.scatter_(flat, target + change, image.shape[1])
         return flat[:-1].view(image.shape)
-    for number in np.ndindex(corners.shape[:-1]):
-        own = (*number, ..., *[slice(c, c + b) for c, b in zip(corners[number], source.shape[-dims:], strict=True)])
-        foreign, weight = source[number], mask[number] if mask.ndim > dims else mask
-        if not number and mask.ndim > dims:
+    for place in np.ndindex(corners.shape[:-1]):
+        box: Any = [slice(c, c + b) for c, b in zip(corners[place], source.shape[-dims:], strict=True)]
+        foreign: Any = source[place]
+        weight = mask[place] if mask.ndim > dims else mask
+        if not place and mask.ndim > dims:
             weight = weight[:, None]
         if foreign.dtype != image.dtype:
             foreign = foreign.astype(image.dtype) if isinstance(foreign, np.ndarray) else foreign.to(image.dtype)
-        blended[own] += blend_change(blended[own], foreign, weight, dims, mix_gradients)
+        blended[(*place, ..., *box)] += blend_change(blended[(*place, ..., *box)], foreign, weight, dims, mix_gradients)
     return blended
 
 
@@ -158,7 +159,7 @@ def _gradient(values: Any, axis: int, dims: int) -> Any:
 
 
 def _embed(inside: Any, like: Any, dims: int) -> Any:
-    whole = np.zeros_like(like) if isinstance(like, np.ndarray) else torch.zeros_like(like)
+    whole: Any = np.zeros_like(like) if isinstance(like, np.ndarray) else torch.zeros_like(like)
     whole[(..., *[slice(1, -1)] * dims)] = inside
     return whole
 

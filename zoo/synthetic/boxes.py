@@ -64,5 +64,6 @@ def pad_masks(masks: Sequence[Array], device: torch.device | str) -> Tensor:
     """``(n, 1, *M)`` bool on the device, each mask at the low end."""
     padded = np.zeros((len(masks), 1, *np.max([mask.shape for mask in masks], 0)), bool)
     for number, mask in enumerate(masks):
-        padded[(number, 0, *map(slice, mask.shape))] = mask
+        box: Any = (number, 0, *map(slice, mask.shape))
+        padded[box] = mask
     return torch.from_numpy(padded).to(device)

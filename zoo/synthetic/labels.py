@@ -79,7 +79,7 @@ def islands(mask: Array) -> Iterator[tuple[slice, ...]]:
     waiting = [(tuple(slice(0, n) for n in mask.shape), 0, 0)]
     while waiting:
         box, axis, settled = waiting.pop()
-        held = mask[box].any(others[axis]).nonzero()[0]
+        held = np.flatnonzero(mask[box].any(others[axis]))
         if not len(held):
             continue
         length, start = box[axis].stop - box[axis].start, box[axis].start
@@ -118,8 +118,10 @@ def neighbourhood(values: Any, dims: int, larger: Any) -> Any:
 
 def _along(values: Any, axis: int, larger: Any) -> Any:
     behind = [slice(None)] * (-axis - 1)
+    after: Any
+    before: Any
     after, before = (..., slice(1, None), *behind), (..., slice(None, -1), *behind)
-    result = values.copy() if isinstance(values, np.ndarray) else values.clone()
+    result: Any = values.copy() if isinstance(values, np.ndarray) else values.clone()
     larger(result[after], values[before], out=result[after])
     larger(result[before], values[after], out=result[before])
     return result
