@@ -41,28 +41,39 @@ def poisson_blend(
     Raises:
         ValueError: integer images, a box that leaves the image or has a side below 3, or shapes that differ.
     """
-    corners: NDArray[Any] = np.asarray(corner.cpu() if isinstance(corner, Tensor) else corner).astype(int)
+    corners = np.asarray(corner.cpu() if isinstance(corner, Tensor) else corner).astype(int)
     _check(image, source, mask, corners)
+    if corners.ndim == 2 and isinstance(image, Tensor):
+        return _blend_boxes(image, source.to(image.dtype), mask, corners, mix_gradients)
+    return _blend_in_turn(image, source, mask, corners, mix_gradients)  # type: ignore[no-any-return]
+
+
+def _blend_boxes(image: Tensor, source: Tensor, mask: Tensor, corners: NDArray[Any], mix_gradients: bool) -> Tensor:
+    """A box of its own for each image, all at once."""
+    dims = corners.shape[1]
+    sides = np.tile(source.shape[-dims:], (len(image), 1))
+    boxes = Boxes(image.shape[2:], range(len(image)), corners, sides, image.device)
+    target = boxes.gather(image)
+    weight = (mask if mask.dim() > dims else mask.expand(len(image), *mask.shape)).unsqueeze(1)
+    flat = canvas(image)
+    change = blend_change(target, source, weight.to(image.dtype), dims, mix_gradients)
+    boxes.scatter_(flat, target + change, image.shape[1])
+    return flat[:-1].view(image.shape)
+
+
+def _blend_in_turn(image: Any, source: Any, mask: Any, corners: NDArray[Any], mix_gradients: bool) -> Any:
+    """One box for all images, or numpy images in turn."""
     dims = corners.shape[-1]
     blended = image.copy() if isinstance(image, np.ndarray) else image.clone()
-    if corners.ndim == 2 and isinstance(image, Tensor):
-        sides = np.tile(source.shape[-dims:], (len(image), 1))
-        boxes = Boxes(image.shape[2:], range(len(image)), corners, sides, image.device)
-        target = boxes.gather(image)
-        weight = (mask if mask.dim() > dims else mask.expand(len(image), *mask.shape)).unsqueeze(1)
-        change = blend_change(target, source.to(image.dtype), weight.to(image.dtype), dims, mix_gradients)
-        flat = canvas(image)
-        boxes.scatter_(flat, target + change, image.shape[1])
-        return flat[:-1].view(image.shape)
+    if source.dtype != image.dtype:
+        source = source.astype(image.dtype) if isinstance(source, np.ndarray) else source.to(image.dtype)
     for place in np.ndindex(corners.shape[:-1]):
-        box: Any = [slice(c, c + b) for c, b in zip(corners[place], source.shape[-dims:], strict=True)]
-        foreign: Any = source[place]
-        weight = mask[place] if mask.ndim > dims else mask
-        if not place and mask.ndim > dims:
-            weight = weight[:, None]
-        if foreign.dtype != image.dtype:
-            foreign = foreign.astype(image.dtype) if isinstance(foreign, np.ndarray) else foreign.to(image.dtype)
-        blended[(*place, ..., *box)] += blend_change(blended[(*place, ..., *box)], foreign, weight, dims, mix_gradients)
+        sides = zip(corners[place], source.shape[-dims:], strict=True)
+        box: Any = (*place, ..., *[slice(int(c), int(c) + b) for c, b in sides])
+        weight = mask
+        if mask.ndim > dims:
+            weight = mask[place] if place else mask[:, None]
+        blended[box] += blend_change(blended[box], source[place], weight, dims, mix_gradients)
     return blended
 
 
