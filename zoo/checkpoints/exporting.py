@@ -74,7 +74,7 @@ def export(model: "AnomalyModule", form: ExportFormat, path: Path) -> None:
     try:
         with torch.set_grad_enabled(model.scores_with_gradient):
             program = _trace(head, image)
-            _compare(head, program.module())
+            _compare(head, program)
         if form == "pt2":
             torch.export.save(program, partial)
         else:
@@ -95,11 +95,7 @@ def _trace(head: _Head, image: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=4096)
     with draws if draws.drawn else contextlib.nullcontext():
         module = _with_backward(head, image) if head.model.scores_with_gradient else head
-        program = torch.export.export(module, (image,), dynamic_shapes=({0: batch},), strict=False)
-    for node in program.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise ValueError(f"it draws random numbers in every prediction ({node.target})")
-    return program
+        return torch.export.export(module, (image,), dynamic_shapes=({0: batch},), strict=False)
 
 
 def _with_backward(head: _Head, image: Tensor) -> nn.Module:
@@ -134,15 +130,19 @@ def _convolution_backward(
     return found, None, None
 
 
-def _compare(head: _Head, exported: Any) -> None:
+def _compare(head: _Head, program: torch.export.ExportedProgram) -> None:
     """The exported graph must give what the model gives, for other batches too."""
+    exported = program.module()
     shape = (head.model.in_channels, *head.model.image_size)
     for count in (1, 3):
         image = torch.rand(count, *shape, generator=torch.Generator().manual_seed(count))
         for expected, found in zip(head(image), exported(image), strict=True):
             difference = float((expected - found).detach().abs().max() / expected.detach().abs().max().clamp(min=1e-6))
             if not difference <= _TOLERANCE:
-                raise ValueError(f"the graph's output differs from the model's by {difference:.1g} (relative)")
+                random = torch.Tag.nondeterministic_seeded
+                drawn = [str(node.target) for node in program.graph.nodes if random in getattr(node.target, "tags", ())]
+                hint = f"; does it draw random numbers in every prediction ({', '.join(drawn)})?" if drawn else ""
+                raise ValueError(f"the graph's output differs from the model's by {difference:.1g} (relative){hint}")
 
 
 def _save_onnx(program: torch.export.ExportedProgram, image: Tensor, path: Path) -> None:
