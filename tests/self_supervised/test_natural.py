@@ -9,7 +9,7 @@ import zoo
 from datamodules import Folder
 from zoo.errors import UserError
 from zoo.synthetic.natural import CONSTANTS, calibrate
-from zoo.synthetic.rectangles import _natural_patch
+from zoo.synthetic.rectangles import NaturalPatches, _natural_patch, add_natural_patches
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
@@ -85,3 +85,22 @@ def test_named_constants_and_the_users_own(image_folder):
     altered, label = model.make_anomalies(torch.rand(3, 1, 64, 64), np.random.default_rng(0))
     assert altered.shape == (3, 1, 64, 64)
     assert label.any()
+
+
+def test_labels_are_the_papers_medians():
+    from skimage.filters import median
+    from skimage.morphology import disk
+
+    smooth = gaussian_filter(np.random.default_rng(0).standard_normal((2, 1, 96, 96)), (0, 0, 3, 3))
+    image, source = (0.5 + 0.4 * smooth / np.abs(smooth).max()).astype(np.float32)
+    everything = np.ones((96, 96), bool)
+    for seed in range(4):
+        options = {"law": NaturalPatches(), "foreground": everything, "source_foreground": everything}
+        altered, label = add_natural_patches(image, source, np.random.default_rng(seed), **options)
+        support = add_natural_patches(image, source, np.random.default_rng(seed), label="binary", **options)[1] > 0
+        change = median(255 * np.abs(altered - image)[0], disk(5))
+        expected = np.where(support, 1 / (1 + np.exp(-(change - 4) / 2)), 0)
+        inner = (slice(6, -6), slice(6, -6))  # discs that leave the image are cut, not continued
+        assert np.abs(label - expected)[inner].max() < 0.02
+        assert ((label > 0) == support).all()
+        assert not support[(altered == image).all(0)].any()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.ndimage import gaussian_filter
 
 import zoo
 from zoo.cli import main, shipped_configs
@@ -26,7 +27,9 @@ def test_methods_log_how_well_they_find_their_own_anomalies(name):
     model = zoo.create_model(name, image_size=32, **SMALL[name]).eval()
     logged = {}
     model.log = lambda key, value, **_: logged.update({key: value})
-    batch = {"image": torch.rand(8, 1, 32, 32), "label": torch.tensor([0] * 6 + [1] * 2)}
+    smooth = gaussian_filter(np.random.default_rng(0).random((8, 1, 32, 32)), (0, 0, 2, 2))
+    images = torch.from_numpy((smooth - smooth.min()) / np.ptp(smooth)).float()
+    batch = {"image": images, "label": torch.tensor([0] * 6 + [1] * 2)}
     with torch.no_grad():
         first = model.validation_step(batch, 0), dict(logged)
         model.validation_step(batch, 0)

@@ -31,10 +31,9 @@ class NaturalSyntheticAnomalies(AnomalyModule):
 
     Deviations: ``mixed`` takes the larger gradient per component, as the Poisson-editing literature has it, where the
     original's OpenCV compares ``|dx - dy|`` of both images per pixel; the mask is not eroded before blending (OpenCV
-    keeps the image's own gradient in a rim of 3 pixels); support and change are not median-filtered before the label;
-    images stay floating; a source patch is drawn inside the image instead of being cut at its border; no random turns
-    and crops of the training images; and the network is the residual encoder-decoder of FPI, so that the family
-    compares tasks and not networks.
+    keeps the image's own gradient in a rim of 3 pixels); images stay floating; a source patch is drawn inside the image
+    instead of being cut at its border; no random turns and crops of the training images; and the network is the
+    residual encoder-decoder of FPI, so that the family compares tasks and not networks.
 
     Args:
         image_size: (H, W), multiples of ``2 ** (len(widths) - 1)``.

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from zoo.synthetic.blending import poisson_blend
 from zoo.synthetic.labels import logistic_label
@@ -13,6 +14,7 @@ from zoo.synthetic.labels import logistic_label
 Array = NDArray[Any]
 BlendMode = Literal["mixed", "source", "swap"]
 LabelMode = Literal["logistic", "binary"]
+_DISC = (np.hypot(*np.mgrid[-5:6, -5:6]) <= 5).astype(np.uint8)
 
 
 class Rectangle(NamedTuple):
@@ -105,9 +107,10 @@ def add_natural_patches(
         midpoint: change in grey levels that gives 0.5.
 
     Returns:
-        tuple: altered ``(C, H, W)`` and label ``(H, W)`` in [0, 1], 0 where nothing changed by more than a grey level.
+        tuple: altered ``(C, H, W)`` and label ``(H, W)`` in [0, 1], 0 where nothing changed. Its support are the pixels
+        that changed by more than a grey level, by a 5 x 5 majority; its change a median over discs of radius 5.
     """
-    altered, support = image, np.zeros(image.shape[1:], bool)
+    altered, support, places = image, np.zeros(image.shape[1:], bool), []
     for number in range(law.patches):
         if number and rng.random() > 0.5:
             break
@@ -124,9 +127,48 @@ def add_natural_patches(
             changed = np.clip(changed, 0, 1)
         support[box] |= mask & (np.abs(changed[:, *box] - altered[:, *box]).mean(0) > 1 / 255)
         altered = changed
+        places.append(place)
+    change = 255 * np.abs(altered - image).mean(0)
+    support = _majority(support, places) & (change > 0)
     if label == "binary":
         return altered, support.astype(image.dtype)
-    return altered, logistic_label(255 * altered, 255 * image, support, steepness, midpoint)
+    change = _disc_median(change, places, midpoint + np.log(999) / steepness)
+    change = np.maximum(change, 1e-6)  # where the median is zero the support still says that something changed
+    return altered, logistic_label(
+        change[None].astype(image.dtype), np.zeros_like(image[:1]), support, steepness, midpoint
+    )
+
+
+def _majority(support: Array, places: list[Rectangle]) -> Array:
+    """The median of 5 x 5 pixels, in the patches."""
+    smooth = np.zeros_like(support)
+    for place in places:
+        region, inner = _around(place, support.shape, 2)
+        smooth[place.slices()] = (uniform_filter(support[region].astype(np.float32), 5) > 0.5)[inner]
+    return smooth
+
+
+def _disc_median(change: Array, places: list[Rectangle], largest: float) -> Array:
+    """The median over discs of radius 5, in the patches; in 255 levels up to ``largest``, which the label cannot tell.
+
+    The original takes it over the whole image in floating point, which is two thirds of its time.
+    """
+    from skimage.filters.rank import median
+
+    levels = np.rint(np.minimum(change / largest, 1) * 255).astype(np.uint8)
+    smooth = np.zeros_like(change)
+    for place in places:
+        region, inner = _around(place, change.shape, 5)
+        smooth[place.slices()] = median(levels[region], _DISC)[inner] * (largest / 255)
+    return smooth
+
+
+def _around(place: Rectangle, size: tuple[int, ...], margin: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The box with a margin, as far as the image goes, and the box in it."""
+    starts = (max(place.top - margin, 0), max(place.left - margin, 0))
+    ends = (min(place.top + place.height + margin, size[0]), min(place.left + place.width + margin, size[1]))
+    region = tuple(slice(start, end) for start, end in zip(starts, ends, strict=True))
+    return region, Rectangle(place.top - starts[0], place.left - starts[1], place.height, place.width).slices()
 
 
 def _natural_patch(
@@ -180,7 +222,5 @@ def own_foreground(image: Array, background: float | None, tolerance: float) -> 
     """
     if background is None:
         return np.ones(image.shape[1:], bool)
-    from scipy.ndimage import uniform_filter
-
     mask = np.abs(255 * image.mean(0) - background) > tolerance
     return uniform_filter(mask.astype(np.float32), 7) > 0.5  # the median of a binary image
