@@ -96,3 +96,55 @@ def test_calibration_error() -> None:
     assert expected_calibration_error([1.0, 0.0], [0, 1]) == pytest.approx(1)
     with pytest.raises(ValueError, match="1 of 2 values are outside"):
         expected_calibration_error([1.5, 0.2], [1, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16, np.uint8])
+def test_extreme_imbalance_and_constants_equal_scikit_learn(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    scores = (100 * rng.random(100_000)).astype(dtype)  # ties in all but float64
+    for positives in (1, 3, 99_999):
+        labels = np.zeros(100_000, bool)
+        labels[rng.choice(100_000, positives, replace=False)] = True
+        found = binary_summary(scores, labels)
+        reference = scores.astype(np.float64)
+        assert found.auroc == pytest.approx(roc_auc_score(labels, reference), abs=1e-12)
+        assert found.average_precision == pytest.approx(average_precision_score(labels, reference), abs=1e-12)
+        constant = binary_summary(np.full_like(scores, 7), labels)
+        assert constant.auroc == 0.5
+        assert constant.average_precision == pytest.approx(positives / 100_000, abs=1e-15)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("where", [0, 5, 99_998])
+def test_infinities_and_nan_are_refused_wherever_they_are(bad: float, where: int) -> None:
+    scores, labels = np.arange(99_999, dtype=np.float32), np.arange(99_999) % 3 == 0
+    scores[where] = bad
+    for function in (auroc, average_precision, binary_summary):
+        with pytest.raises(ValueError, match="1 of 99999 scores are NaN or infinite"):
+            function(scores, labels)
+    outside = np.ones(99_999, bool)
+    outside[where] = False
+    assert np.isfinite(auroc(scores, labels, outside))  # what does not count may be anything
+
+
+def test_parts_of_any_dtype_share_the_first_forbidden_negative() -> None:
+    rng = np.random.default_rng(2)
+    for dtype in (np.float32, np.float64, np.int32, np.uint8):
+        scores = np.clip(100 + 20 * rng.standard_normal(3000), 0, 255)
+        scores = (scores - (100 if np.issubdtype(dtype, np.floating) else 0)).astype(dtype)
+        labels = rng.random(3000) < 0.1
+        parts = [np.sort(part) for part in np.array_split(scores[~labels], 4)]
+        sizes, count = np.ones(labels.sum(), np.int32), int(labels.sum())
+        for fpr in (0.0, 0.05, 0.5, 1.0):
+            found = summary_of_parts(scores[labels], sizes, count, parts, fpr).binary
+            np.testing.assert_allclose(found, binary_summary(scores, labels, fpr), atol=1e-12)
+
+
+def test_uint8_masks_and_shapes() -> None:
+    maps, masks = np.random.default_rng(0).random((2, 1, 8, 8)), np.zeros((2, 1, 8, 8), np.uint8)
+    masks[0, 0, 2:4, 2:4] = 1
+    assert aupro(maps, masks) == aupro(maps, masks.astype(bool)) == aupro(maps[:, 0], masks[:, 0])
+    with pytest.raises(ValueError, match="1 of 128 labels"):
+        aupro(maps, np.where(maps == maps.max(), 255, masks).astype(np.uint8))
+    with pytest.raises(ValueError, match="foreground"):
+        auroc(maps, masks, np.ones(3, bool))
