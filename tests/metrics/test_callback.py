@@ -96,7 +96,8 @@ def test_missing_masks_are_nan_and_missing_labels_an_error():
     assert "masks" in reasons[0]
 
 
-def test_slices_without_foreground_do_not_count() -> None:
+@pytest.mark.parametrize("max_pixels", [10_000, 100])
+def test_slices_without_foreground_do_not_count(max_pixels: int) -> None:
     from types import SimpleNamespace
 
     rng = np.random.default_rng(0)
@@ -105,7 +106,7 @@ def test_slices_without_foreground_do_not_count() -> None:
     foreground[:, :, 2:6], mask[:, :, 3, 2:5, 2:5] = True, True
     maps = torch.from_numpy((-200 + rng.standard_normal(mask.shape) + 20 * mask).astype(np.float32))
     batch = {"image": maps, "label": torch.tensor([0, 1, 0, 1]), "mask": torch.from_numpy(mask)}
-    callback = AnomalyMetrics(foreground_only=True)
+    callback = AnomalyMetrics(foreground_only=True, max_pixels=max_pixels)
     callback._collect(
         SimpleNamespace(global_rank=0, world_size=1),
         Prediction(maps.mean((1, 2, 3, 4)), maps),
@@ -113,6 +114,8 @@ def test_slices_without_foreground_do_not_count() -> None:
     )
     results, _ = callback._compute(callback._items)
     assert results["slice_auroc"] == 1
+    assert results["pixel_auroc"] > 0.99
+    assert bool(callback.intervals) == (max_pixels == 100)
 
 
 def _two_processes(rank: int, port: int, max_pixels: int, folder: str) -> None:

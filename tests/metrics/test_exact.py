@@ -34,7 +34,7 @@ def test_batches_equal_the_whole(kind: str, memory: int, tmp_path: Path) -> None
     maps, masks = images(kind)
     metric = ExactPixelMetrics(memory=memory, folder=str(tmp_path))
     for start in range(0, 12, 3):
-        metric.update(maps[start : start + 3], masks[start : start + 3])
+        metric(maps[start : start + 3], masks[start : start + 3])
     np.testing.assert_allclose(metric.compute(), whole(maps, masks), atol=1e-12)
     assert not list(tmp_path.iterdir())  # files without a name
     metric.reset()

@@ -62,6 +62,10 @@ class ExactPixelMetrics(Metric):
     def _apply(self, fn: Any, exclude_state: Any = ()) -> "ExactPixelMetrics":
         return self  # the state stays where it is
 
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """:meth:`update`; there is no value of a single batch, which would copy the state."""
+        self.update(*args, **kwargs)
+
     def update(self, maps: Tensor, masks: Tensor, foreground: Tensor | None = None) -> None:
         """Add images.
 
