@@ -82,6 +82,11 @@ class Mood22(AnomalyModule):
     ) -> None:
         super().__init__()
 
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Foreign patches: both blends."""
+        return ("intra_blend", "inter_blend")
+
     def build(self) -> None:
         """Create the U-Net."""
         names = ("depth", "width", "max_width")
