@@ -121,6 +121,42 @@ def test_a_method_that_cannot_says_why(monkeypatch):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize(
+    ("predict", "reason"),
+    [
+        (lambda image: zoo.Prediction(image.reshape(len(image), -1).mean(1)), "its code fixes the batch size"),
+        (lambda image: zoo.Prediction(image[:, 0, 0, 0] * (2 if image.sum() > 0 else 1)), "decides by values"),
+    ],
+)
+def test_reasons_are_told_in_words(monkeypatch, predict, reason):
+    model = zoo.create_model("autoencoder", **methods()["autoencoder"].tiny).eval()
+    monkeypatch.setattr(model, "predict_anomaly", predict, raising=False)
+    with pytest.raises(UserError, match=f"Autoencoder cannot be exported to pt2: .*{reason}") as caught:
+        export(model, "pt2", Path("model.pt2"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods())
+def test_safetensors_folder_predicts_the_same(name):
+    model = fitted(name)
+    export(model, "safetensors", Path("folder"))
+    image = torch.rand(2, model.in_channels, *model.image_size)
+    for one, other in zip(zoo.load_pretrained("folder")(image), model(image), strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_volumes():
+    arguments = methods()["multi_task"].tiny | {"image_size": (16, 24, 16)}
+    model = zoo.create_model("multi_task", **arguments).eval()
+    export(model, "onnx", Path("volumes.onnx"))
+    image = torch.rand(3, 1, 16, 24, 16)
+    score, anomaly_map = outputs("onnx", "volumes.onnx")(image.numpy())
+    assert anomaly_map.shape == (3, 1, 16, 24, 16)
+    assert np.abs(score - model(image).anomaly_score.numpy()).max() <= 1e-4
+
+
 def test_readme_uses_an_exported_file_without_this_package():
     """The README's lines, in a process that has only numpy and ONNX Runtime."""
     model = zoo.create_model("autoencoder", **methods()["autoencoder"].tiny | {"image_size": 64}).eval()

@@ -1,5 +1,6 @@
 """Downloads from real servers on this machine: resumed, checked, cached; hubs by their own clients."""
 
+import concurrent.futures
 import hashlib
 import os
 import shutil
@@ -109,6 +110,19 @@ def test_too_large(server, url, cache, monkeypatch, told):
         download(url)
     assert one_line(caught)
     assert not list(cache.rglob("*.part"))
+
+
+def test_limit_that_is_no_number(url, monkeypatch):
+    monkeypatch.setenv("UAD_ZOO_MAX_BYTES", "2GB")
+    with pytest.raises(UserError, match="UAD_ZOO_MAX_BYTES is '2GB'; expected a number of bytes"):
+        download(url)
+
+
+def test_workers_that_want_the_same_file_fetch_it_once(server, url):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(download, [url] * 4))
+    assert len(paths) == len(server.requests) == 1
+    assert paths.pop().read_bytes() == CONTENT
 
 
 def test_full_disk_is_told_before_it_is_full(url, monkeypatch):

@@ -42,8 +42,15 @@ def cache_folder() -> Path:
 
 
 def max_bytes() -> int:
-    """Largest file of weights that is fetched or read: 16 GiB, or ``$UAD_ZOO_MAX_BYTES``."""
-    return int(os.environ.get("UAD_ZOO_MAX_BYTES", _MAX_BYTES))
+    """Largest file of weights that is fetched or read: 16 GiB, or ``$UAD_ZOO_MAX_BYTES``.
+
+    Raises:
+        UserError: the variable is no whole number.
+    """
+    found = os.environ.get("UAD_ZOO_MAX_BYTES", str(_MAX_BYTES))
+    if not found.isdecimal():
+        raise UserError(f"UAD_ZOO_MAX_BYTES is '{found}'; expected a number of bytes")
+    return int(found)
 
 
 def fetch(source: str | Path, *, exact: bool = False) -> Path:
