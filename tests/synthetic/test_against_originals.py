@@ -12,7 +12,7 @@ from zoo.synthetic.blending import poisson_blend
 from zoo.synthetic.deformation import moved_pixels, push_bounds, push_factor, sink_map, source_map, warp
 from zoo.synthetic.intensity import shift_intensity
 from zoo.synthetic.labels import anomaly_label
-from zoo.synthetic.patches import Patch, footprint, needed_by_blend, take
+from zoo.synthetic.patches import Patch, footprint, take
 from zoo.synthetic.shapes import Shape, box_of, make_shape
 from zoo.synthetic.tasks import Anomaly, Blend, Context, Shift, Warp, apply_anomalies
 
