@@ -54,6 +54,10 @@ def test_papers_configurations_run_on_a_phantom(name, tmp_path):
     assert metrics["phantom"] is True
     assert metrics["metrics"]["pixel_ap_in_groups"] is not None
     assert ("slice_ap" in metrics["metrics"]) == ("brain" in name)
+    assert main(["test", "--run", str(folder)]) == 0
+    (again,) = folder.glob("test-*/metrics.json")
+    tested = json.loads(again.read_text())["metrics"]
+    assert tested["pixel_ap"] == pytest.approx(metrics["metrics"]["pixel_ap"], abs=1e-6), "both test best.ckpt"
 
 
 @pytest.mark.slow
