@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zoo.synthetic.blending import blend_change
@@ -71,12 +70,10 @@ def rate(image: Array, sources: Array, rng: np.random.Generator, law: RaterLaw =
         y, x = anomaly.origin
         box = (slice(None), slice(top, top + h), slice(left, left + w))
         patch = sources[anomaly.source][:, y : y + h, x : x + w]
-        for channel in range(len(image)):
-            gained = anomaly.gains[:, None, None].astype(image.dtype) * patch[channel]
-            target = torch.from_numpy(image[box][channel]).expand(len(gained), h, w)
-            change = blend_change(target, torch.from_numpy(gained), torch.from_numpy(anomaly.masks), 2).numpy()
-            total[channel, *box[1:]] += change.sum(0)
-            squares[channel, *box[1:]] += (change**2).sum(0)
+        gained = patch[:, None] * anomaly.gains.astype(image.dtype)[:, None, None]
+        change = blend_change(np.broadcast_to(image[box][:, None], gained.shape), gained, anomaly.masks, 2)
+        total[box] += change.sum(1)
+        squares[box] += np.einsum("crhw,crhw->chw", change, change)
     count = sum(len(anomaly.gains) for anomaly in anomalies)
     mean = total / count
     return RatedImage(image + mean, np.sqrt(np.maximum(squares / count - mean**2, 0)))
@@ -94,15 +91,16 @@ def _draw(rng: np.random.Generator, size: tuple[int, ...], sources: int, law: Ra
         )
         number = int(rng.integers(sources))
         raters = int(rng.integers(law.raters[0], law.raters[1] + 1))
-        masks = np.stack([_disc(rng, sides) for _ in range(raters)])
+        masks = _discs(rng, raters, sides)
         gains = rng.integers(law.gain[0], law.gain[1] + 1, raters)
         anomalies.append(_Anomaly(number, (top, left, sides[0], sides[1]), (y, x), masks, gains))
     return anomalies
 
 
-def _disc(rng: np.random.Generator, sides: list[int]) -> Array:
-    """Centre N(p/2, p/12) per axis, radius half the smaller of two N(p/2, 1)."""
+def _discs(rng: np.random.Generator, count: int, sides: list[int]) -> Array:
+    """Centres N(p/2, p/12) per axis, radii half the smaller of two N(p/2, 1)."""
     patch = np.array(sides)
-    centre, radius = rng.normal(patch / 2, patch / 12), 0.5 * rng.normal(patch / 2, 1.0).min()
-    rows, columns = np.ogrid[: sides[0], : sides[1]]
-    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= max(radius, 1.0) ** 2
+    centre = rng.normal(patch / 2, patch / 12, (count, 2))
+    radius = np.maximum(0.5 * rng.normal(patch / 2, 1.0, (count, 2)).min(1), 1.0)
+    rows, columns = (np.arange(side) - centre[:, axis, None] for axis, side in enumerate(sides))
+    return (rows * rows)[:, :, None] + (columns * columns)[:, None] <= (radius * radius)[:, None, None]
