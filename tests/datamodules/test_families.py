@@ -14,6 +14,7 @@ from PIL import Image
 from datamodules import BrainMRI, CovidX, HyperKvasir, VinDrCXR
 from datamodules.brain_mri import prepare_slices, prepare_volume, read_volume
 from datamodules.covidx import parse_list, version
+from datamodules.phantoms import brain_layouts, storage
 from datamodules.reading import BadFile
 from datamodules.records import Record, hash_order, held_out, manifest_hash
 from datamodules.vindr_cxr import ddad_lists, healthy_films, read_boxes, reader_notes
@@ -337,6 +338,24 @@ def test_a_left_lesion_stays_left_and_keeps_its_place(tmp_path: Path, signs: Any
     place = np.argwhere(volume.mask[0]).mean(0) - [39.5, 55.5, 39.5]
     np.testing.assert_allclose(place * 2, [10, 40, 30], atol=4)  # z, y, x to the left
     assert volume.mask.sum() * 8 == pytest.approx(4 / 3 * np.pi * 13**3, rel=0.25)
+
+
+@pytest.mark.parametrize("name", sorted(brain_layouts.SPECS))
+def test_a_left_lesion_stays_left_in_the_grid_of_every_set(tmp_path: Path, name: str) -> None:
+    spec = brain_layouts.SPECS[name]
+    grid = spec.grid.coarser(4)  # the spacing is in the header alone
+    plain = grid.canonical()
+    axes = [plain.affine[i, 3] + plain.affine[i, i] * np.arange(n) - spec.centre[i] for i, n in enumerate(plain.shape)]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    lesion = (x + 30) ** 2 + (y - 40) ** 2 + (z - 10) ** 2 < 13**2
+    brain = (x / 66) ** 2 + (y / 84) ** 2 + (z / 62) ** 2 < 1
+    for values, file in ((brain * (100 + 10 * np.cos(x / 9)) + 60 * lesion, "x.nii.gz"), (lesion, "seg.nii.gz")):
+        storage.write_volume(tmp_path / file, values.astype(np.float32), grid)
+    record = Record("x", str(tmp_path / "x.nii.gz"), mask=str(tmp_path / "seg.nii.gz"))
+    mask = prepare_slices(record, size=(120, 120), unstripped="refuse").mask
+    assert mask is not None
+    place = np.argwhere(mask).mean(0) * [1, 2, 2] + [55 - 77, -119, -119]
+    np.testing.assert_allclose(place, [10, -30, 40], atol=3.5)
 
 
 def test_brain_volumes_that_cannot_be_used(tmp_path: Path) -> None:
