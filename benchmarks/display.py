@@ -71,7 +71,10 @@ class Display:
         """The running cells as a table of rich."""
         from rich.table import Table
 
-        title = f"{self.finished} of {self.total} cells finished, {_time(time.monotonic() - self.start)}"
+        seconds = time.monotonic() - self.start
+        title = f"{self.finished} of {self.total} cells finished, {_time(seconds)}"
+        if self.finished:
+            title += f", about {_time(seconds / self.finished * (self.total - self.finished))} left"
         table = Table("cell", "time", "stage", "epoch", "step", "stage left", "image AUROC so far", title=title)
         for name, (started, content) in sorted(self.running.items()):
             shown = columns(content) if content else ("starting", "", "", "", "")

@@ -1,13 +1,13 @@
 """Seconds of a training step of every method, for ``zoo benchmark --dry-run``.
 
-    python -m benchmarks.speed.steps            # prints step_seconds.yaml
+    python -m benchmarks.speed.steps [METHOD ...]           # prints step_seconds.yaml
 
-Each gradient method of ``all_phantom`` trains a few steps on the Covid-X phantom; the first ones are not counted.
+Each gradient method of ``all_phantom`` trains a few steps on the Covid-X phantom; the first ones are not counted. CPU
+seconds of one thread, which other jobs on the machine change little.
 """
 
 import contextlib
 import io
-import os
 import platform
 import sys
 import tempfile
@@ -23,7 +23,7 @@ from benchmarks.plan import read_plan
 from zoo.registry import methods
 from zoo.running import main as run
 
-WARM, COUNTED, SIDE, BATCH = 3, 8, 64, 16
+WARM, COUNTED, SIDE, BATCH = 2, 5, 64, 16
 
 
 class _Clock(Callback):
@@ -31,11 +31,11 @@ class _Clock(Callback):
         self.times: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(time.process_time())
 
 
 def seconds_per_step(config: dict[str, Any], folder: Path) -> float:
-    """Median seconds between the ends of two batches."""
+    """Median CPU seconds between the ends of two batches."""
     trainer = {**config["trainer"], "max_steps": WARM + COUNTED, "accelerator": "cpu", "default_root_dir": str(folder)}
     data = {"class_path": "datamodules.CovidX", "init_args": {"image_size": SIDE, "batch_size": BATCH}}
     path = folder / "config.yaml"
@@ -48,25 +48,24 @@ def seconds_per_step(config: dict[str, Any], folder: Path) -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, line by line."""
     torch.set_num_threads(1)
-    cells = {cell.method: cell for cell in read_plan("all_phantom").cells if cell.dataset == "covidx"}
-    found: dict[str, float] = {}
+    cells = {cell.config["model"]["class_path"]: cell for cell in read_plan("all_phantom").cells}
+    print(f"machine: CPU seconds of one thread ({platform.machine()})")
+    print(f"image_size: {SIDE}\nbatch_size: {BATCH}\nstart_seconds: 6.0\nmethods:")
     for method in methods().values():
-        matching = [cell for cell in cells.values() if cell.config["model"]["class_path"] == method.class_path]
-        if method.fitting == "gradient" and matching:
-            try:
-                with tempfile.TemporaryDirectory() as folder:
-                    found[method.name] = round(seconds_per_step(matching[0].config, Path(folder)), 4)
-            except Exception as error:
-                print(f"# {method.name}: {error}", file=sys.stderr)
-    about = {
-        "machine": f"one thread of {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "image_size": SIDE,
-        "batch_size": BATCH,
-        "start_seconds": 6.0,
-    }
-    print(yaml.safe_dump(about | {"methods": found}, sort_keys=False), end="")
+        if (
+            method.fitting != "gradient"
+            or method.class_path not in cells
+            or method.name not in (sys.argv[1:] or methods())
+        ):
+            continue
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                seconds = seconds_per_step(cells[method.class_path].config, Path(folder))
+                print(f"  {method.name}: {seconds:.4f}", flush=True)
+        except Exception as error:
+            print(f"# {method.name}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
