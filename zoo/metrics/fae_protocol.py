@@ -132,9 +132,9 @@ def fae_pro(maps: Array, masks: Array, fpr_limit: float = 0.3, steps: int = 100)
     overlaps = [_overlaps(one, mask, tried[kept]) for one, mask in zip(maps, masks, strict=True) if mask.any()]
     if not overlaps or not negatives.size:
         return float("nan")
-    rates = rates[kept]
+    rates, heights = rates[kept], np.mean(overlaps, 0)
     width = np.ptp(rates)
-    return float(np.trapezoid(np.mean(overlaps, 0), (rates - rates.min()) / width)) if width else float("nan")
+    return float((np.diff(rates) * (heights[1:] + heights[:-1])).sum() / (2 * width)) if width else float("nan")
 
 
 def _overlaps(one: Array, mask: Array, thresholds: Array) -> Array:
