@@ -42,8 +42,8 @@ class WithSyntheticAnomalies(Dataset[Batch]):
     """The healthy images, followed by the same images with synthetic anomalies.
 
     The anomalies of an image are a function of the seed and the image's position: every validation sees the same ones.
-    They are made once and kept (the changed boxes only). An image on which no attempt leaves a visible change stays
-    healthy.
+    They are made once and kept (the changed boxes only), by each loader process for itself. An image on which no
+    attempt leaves a visible change stays healthy.
 
     Args:
         healthy: the images.
