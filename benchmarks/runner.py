@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from benchmarks.results import read_cell, read_json
 from zoo.errors import UserError
 
 POLL_SECONDS = 0.02
+_INTERRUPTIONS = ("killed by", "took longer", "used more", "members not finished", "asks for")  # not the cell's mistake
 WATCH_SECONDS = 0.5
 Report = Callable[[Cell, str, dict[str, Any]], None]
 
@@ -92,8 +94,10 @@ def _problem_of_results(folder: Path) -> str | None:
 
 
 def prepare(folder: Path, cell: Cell) -> None:
-    """Make the folder; what another configuration left is removed, an interrupted run of the same one is resumed."""
-    if folder.exists() and (read_status(folder).get("fingerprint") != cell.fingerprint or _damaged(folder)):
+    """Make the folder; an interrupted run is resumed, what another configuration or a mistake left is removed."""
+    status = read_status(folder)
+    mistaken = status.get("status") == "failed" and not str(status.get("reason")).startswith(_INTERRUPTIONS)
+    if folder.exists() and (status.get("fingerprint") != cell.fingerprint or mistaken or _damaged(folder)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "scores.csv", "progress.json"):
@@ -107,7 +111,13 @@ def _damaged(folder: Path) -> bool:
     import zipfile
 
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    return checkpoint.exists() and not zipfile.is_zipfile(checkpoint)
+    try:
+        if checkpoint.exists():
+            with zipfile.ZipFile(checkpoint) as archive:
+                return archive.testzip() is not None
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error):
+        return True
+    return False
 
 
 def finish(folder: Path, cell: Cell, problem: str | None) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.plan import Cell
 from benchmarks.resources import gpus_wanted, kill, memory_gb, process_tree, take_gpus, visible_gpus
-from benchmarks.runner import Limits, exclusive, is_done, prepare, read_status, run_local
+from benchmarks.runner import Limits, exclusive, finish, is_done, prepare, read_status, run_local
 from zoo.errors import UserError
 
 GOOD = (
@@ -106,6 +106,29 @@ def test_interrupted_cells_keep_their_checkpoint_unless_changed_or_damaged(tmp_p
     torch.save({"step": 3}, checkpoint)
     prepare(folder, one._replace(fingerprint="other"))
     assert not checkpoint.exists()
+    (folder / "checkpoints").mkdir()
+    torch.save({"weights": torch.zeros(4000)}, checkpoint)
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1  # the archive is whole, a tensor in it is not
+    checkpoint.write_bytes(content)
+    prepare(folder, one._replace(fingerprint="other"))
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "resumed"),
+    [("took longer than 5 minutes", True), ("killed by SIGKILL", True), ("ValueError: loss is NaN", False)],
+)
+def test_a_retried_cell_resumes_unless_it_failed_by_itself(tmp_path, reason, resumed):
+    import torch
+
+    one, folder = cell("good"), tmp_path / "cells" / "good--data--0"
+    prepare(folder, one)
+    (folder / "checkpoints").mkdir()
+    torch.save({"step": 3}, folder / "checkpoints" / "last.ckpt")
+    finish(folder, one, reason)
+    prepare(folder, one)
+    assert (folder / "checkpoints" / "last.ckpt").exists() == resumed
 
 
 def test_two_runners_and_unwritable_folders(tmp_path):
