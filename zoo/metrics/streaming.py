@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 _SHIFT = 14  # 18 bits of the float32 pattern are kept: sign, exponent and 9 bits of mantissa
-_HALF = 1 << (31 - _SHIFT)  # bins of one sign: negative ones first, each half from small to large magnitude
+_HALF = 1 << (31 - _SHIFT)  # bins of one sign: positive ones first, each half from small to large magnitude
 _INFINITE = 0x7F800000 >> _SHIFT  # first bin of a half that holds infinities and NaN
 _CHUNK = 1 << 20  # pixels counted at a time
 FIGURES = ("auroc", "average_precision", "dice_at_fpr", "best_dice", "iou_at_fpr", "best_iou")
@@ -61,7 +61,7 @@ class StreamingPixelMetrics(Metric):
         patterns = scores.detach().float().flatten().view(torch.int32)
         truth = labels.flatten().bool()
         for start in range(0, len(patterns), _CHUNK):
-            bins = patterns[start : start + _CHUNK] >> _SHIFT
+            bins = (patterns[start : start + _CHUNK] >> _SHIFT).bitwise_and_(2 * _HALF - 1)
             _count(self.pixels, bins)
             _count(self.positives, _chosen(bins, truth[start : start + _CHUNK]))
         if bad := int(self.pixels.view(2, -1)[:, _INFINITE:].sum()):
@@ -110,13 +110,11 @@ class StreamingPixelMetrics(Metric):
 
 
 def _count(histogram: Tensor, bins: Tensor) -> None:
-    """Add signed bin numbers to a histogram whose middle is bin 0."""
-    if bins.numel() < _HALF // 8:  # the range of the bins is dearer to go through than the few
-        histogram.scatter_add_(0, bins.long() + _HALF, torch.ones_like(bins, dtype=torch.int64))
-        return
-    low = int(bins.min())
-    counts = torch.bincount(bins - low)
-    histogram[low + _HALF : low + _HALF + len(counts)] += counts
+    if bins.numel() < _HALF // 8:  # going through all bins is dearer than the few
+        histogram.scatter_add_(0, bins.long(), torch.ones_like(bins, dtype=torch.int64))
+    else:
+        counts = torch.bincount(bins)
+        histogram[: len(counts)] += counts
 
 
 def _chosen(bins: Tensor, truth: Tensor) -> Tensor:
@@ -127,7 +125,7 @@ def _chosen(bins: Tensor, truth: Tensor) -> Tensor:
 
 def _descending(histogram: Tensor) -> Tensor:
     """From the highest score down, both zeros in one bin."""
-    negative, positive = histogram[:_HALF].clone(), histogram[_HALF:].clone()
+    positive, negative = histogram[:_HALF].clone(), histogram[_HALF:].clone()
     positive[0] += negative[0]
     negative[0] = 0
     return torch.cat((positive.flip(0), negative))
