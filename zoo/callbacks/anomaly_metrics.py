@@ -99,7 +99,7 @@ class AnomalyMetrics(Callback):
         """Forget the last evaluation; look at the training images."""
         self._reset()
         dataset = getattr(getattr(trainer, "datamodule", None), "dataset", None)
-        if dataset is not None and self.neighbours:
+        if callable(dataset) and self.neighbours:
             images = dataset("train")
             chosen = np.linspace(0, len(images) - 1, min(self.neighbours, len(images))).astype(int).tolist()
             parts = [pooled(images[position]["image"][None].numpy()) for position in chosen]
