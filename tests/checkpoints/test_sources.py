@@ -332,3 +332,11 @@ def test_wandb_artifacts(wandb_artifact, tmp_path, monkeypatch):
     monkeypatch.setenv("UAD_ZOO_MAX_BYTES", "10")
     with pytest.raises(UserError, match="more than the 10 that are taken"):
         fetch("wandb://me/project/model:v5")
+
+
+def test_wandb_itself_without_an_account(cache, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(cache / "none"))
+    with pytest.raises(UserError, match=r"could not be fetched .*`wandb login`") as caught:
+        fetch("wandb://me/project/model:v1")
+    assert one_line(caught)
