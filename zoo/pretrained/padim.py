@@ -91,21 +91,29 @@ class PaDiM(AnomalyModule):
 
     def features(self, image: Tensor) -> Tensor:
         """The kept channels at every place: ``(B, C, H, W)`` -> float32 ``(P, B, d)``."""
-        return torch.cat([self._at_places(maps) for maps in self.extractor.parts(image)], dim=1)
+        stride = self.extractor.strides[0]
+        rows, columns = (-(-side // stride) for side in image.shape[2:])
+        found = torch.empty(rows, columns, len(image), len(self.channel_index), device=image.device)
+        first = 0
+        for maps in self.extractor.parts(image):
+            last = first + len(maps[0])
+            self._write(maps, found[:, :, first:last])
+            first = last
+        return found.flatten(0, 1)
 
-    def _at_places(self, maps: list[Tensor]) -> Tensor:
-        kept, start = [], 0
-        rows, columns = maps[0].shape[2:]
+    def _write(self, maps: list[Tensor], found: Tensor) -> None:
+        """Fill ``(rows, columns, b, d)`` with the kept channels of ``b`` images, coarser maps repeated."""
+        start = filled = 0
         for values in maps:
             inside = (self.channel_index >= start) & (self.channel_index < start + values.shape[1])
-            chosen = values.movedim(1, -1).index_select(3, self.channel_index[inside] - start).float()
-            for axis, size in ((1, rows), (2, columns)):
+            chosen = values.permute(2, 3, 0, 1).index_select(3, self.channel_index[inside] - start)
+            for axis in (0, 1):
+                size = found.shape[axis]
                 if chosen.shape[axis] != size:  # nearest neighbour
                     source = torch.arange(size, device=chosen.device) * chosen.shape[axis] // size
                     chosen = chosen.index_select(axis, source)
-            kept.append(chosen.flatten(1, 2).transpose(0, 1))
-            start += values.shape[1]
-        return torch.cat(kept, dim=2)
+            found[..., filled : filled + chosen.shape[3]] = chosen
+            filled, start = filled + chosen.shape[3], start + values.shape[1]
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the running means and scatter matrices (Chan's update, which does not cancel)."""
@@ -131,11 +139,11 @@ class PaDiM(AnomalyModule):
     def finish(self) -> None:
         """Turn the scatter matrices in place into whitening matrices: ``W C W^T = 1`` for the covariance ``C``."""
         stats = self.gaussian
-        whitening = stats.scatter
-        whitening /= max(int(stats.count) - 1, 1)
-        whitening.diagonal(dim1=1, dim2=2).add_(self.hparams["regularisation"])
+        whitening, degrees = stats.scatter, max(int(stats.count) - 1, 1)
         identity = torch.eye(whitening.shape[-1], device=whitening.device)
         for block in whitening.split(_PLACES_AT_ONCE):
+            block /= degrees
+            block.diagonal(dim1=1, dim2=2).add_(self.hparams["regularisation"])
             factor = torch.linalg.cholesky(block)
             block.copy_(torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False))
         stats.whitening = whitening
@@ -149,11 +157,13 @@ class PaDiM(AnomalyModule):
         """
         if not self.gaussian.whitening.numel():
             raise UserError("PaDiM has no statistics yet: run fit, or load a checkpoint of a finished fit")
-        features = self.features(image)
+        features, stats = self.features(image), self.gaussian
+        parts = (values.split(_PLACES_AT_ONCE) for values in (features, stats.mean, stats.whitening))
         with torch.autocast(image.device.type, enabled=False):
-            white = (features - self.gaussian.mean[:, None]) @ self.gaussian.whitening.mT
+            distance = torch.cat(
+                [((values - mean[:, None]) @ white.mT).norm(dim=2) for values, mean, white in zip(*parts, strict=True)]
+            )
         first = self.extractor.strides[0]
-        distance = white.square().sum(dim=2).sqrt()
         rows, columns = (-(-side // first) for side in image.shape[2:])
         small_map = distance.T.reshape(-1, 1, rows, columns)
         resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=False)
