@@ -26,7 +26,8 @@ class ReverseDistillation(AnomalyModule):
     Args:
         image_size: (H, W) in pixels, multiples of twice the last layer's stride (32 with the defaults).
         in_channels: 1 or 3.
-        backbone: a timm ResNet, the teacher; the student is built from the same kind of blocks.
+        backbone: a timm ResNet, the teacher; the student is built from the same kind of blocks, its embedding as wide
+            as the teacher's next stage.
         layers: its stages that are rebuilt, successive ones of ``layer1`` to ``layer4``.
         weights: of the teacher: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
