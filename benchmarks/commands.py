@@ -71,14 +71,12 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         _say(f"{plan.name}: {len(chosen)} cells, {len(done)} done, {len(old)} failed before, {len(todo)} to run")
         _write_plan(out, plan)
         failed |= _run(todo, out, plan, arguments) if todo else {}
-        well = write_report([out], out, failed)
-    for name, reason in failed.items():
-        _say(f"FAILED {name}: {reason}")
-    if well is not None and arguments.wandb:
+        left_out = write_report([out], out, failed)
+    if left_out is not None and arguments.wandb:
         from benchmarks.wandb_log import log_benchmark
 
         log_benchmark(out, plan.name, plan.published, offline=arguments.wandb == "offline")
-    return 0 if well and not failed else 1
+    return 0 if left_out is not None and not left_out & {cell.name for cell in chosen} else 1
 
 
 def _run(todo: list["Cell"], out: Path, plan: "Plan", arguments: argparse.Namespace) -> dict[str, str]:
@@ -130,11 +128,13 @@ def _report(arguments: argparse.Namespace) -> int:
             raise UserError(f"{folder}: no benchmark there (no folder cells); `zoo benchmark` makes one")
     out = Path(arguments.out) if arguments.out else folders[0]
     out.mkdir(parents=True, exist_ok=True)
-    return 0 if write_report(folders, out, {}) else 1
+    return 0 if write_report(folders, out, {}) == set() else 1
 
 
-def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> bool | None:
+def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[str] | None:
     """Tables and page from the finished cells of one or more folders.
+
+    Failed and damaged cells, and those that do not belong with the others, are named and left out.
 
     Args:
         folders: of benchmarks; title and published tables come from the first one's ``benchmark.json``.
@@ -142,8 +142,7 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> bool
         failed: cells known to have failed, and why.
 
     Returns:
-        bool: False if files of finished cells are damaged or cells do not belong together (both are named and left
-        out), None without any finished cell.
+        set: names of the cells left out, without those of an earlier configuration; None without a finished cell.
     """
     from benchmarks.leaderboard import METRICS, write_tables
     from benchmarks.published import Published
@@ -153,7 +152,10 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> bool
     about = read_json(folders[0] / PLAN_FILE)
     name, published = str(about.get("name", out.name)), list(about.get("published", []))
     reading = read_results(folders)
+    failed = {**reading.failed, **failed}
     problems = {**reading.damaged, **reading.conflicting}
+    for cell, reason in failed.items():
+        _say(f"FAILED {cell}: {reason}")
     for cell, reason in problems.items():
         _say(f"LEFT OUT {cell}: {reason}")
     if reading.outdated:
@@ -165,4 +167,4 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> bool
     write_page(out, name, rows, reading.results, published, {**failed, **problems})
     _say((out / "leaderboard.md").read_text(encoding="utf-8"))
     _say(f"page: {out / 'report.html'}   table: {out / 'leaderboard.csv'}")
-    return not problems
+    return {*failed, *problems}

@@ -41,12 +41,14 @@ class Reading(NamedTuple):
 
     Attributes:
         results: the cells that count, sorted by data set, method and seed.
+        failed: name of a cell that failed in every folder that has it -> why.
         damaged: name of a cell said to be finished -> what is wrong with its files.
         conflicting: name or folder of a cell -> why it does not belong with the others.
         outdated: names of cells of an earlier configuration of their folder.
     """
 
     results: list[Result]
+    failed: dict[str, str]
     damaged: dict[str, str]
     conflicting: dict[str, str]
     outdated: list[str]
@@ -105,6 +107,7 @@ def read_results(folders: Iterable[Path]) -> Reading:
     the first one, but for seed and place of the data.
     """
     found: dict[tuple[str, str, int], Result] = {}
+    failed: dict[str, str] = {}
     damaged: dict[str, str] = {}
     conflicting: dict[str, str] = {}
     outdated: list[str] = []
@@ -112,10 +115,13 @@ def read_results(folders: Iterable[Path]) -> Reading:
         planned = read_json(out / PLAN_FILE).get("cells")
         for folder in sorted((out / "cells").glob("*--*--*")):
             status = read_json(folder / "status.json")
-            if status.get("status") != "done":
+            if status.get("status") not in ("done", "failed"):
                 continue
             if isinstance(planned, dict) and planned.get(folder.name) != status.get("fingerprint"):
                 outdated.append(folder.name)
+                continue
+            if status["status"] == "failed":
+                failed[folder.name] = str(status.get("reason"))
                 continue
             try:
                 result = read_cell(folder)
@@ -129,7 +135,10 @@ def read_results(folders: Iterable[Path]) -> Reading:
                 conflicting[str(folder)] = f"another configuration than {found[key].folder}"
             found.setdefault(key, result)
     kept = _alike([found[key] for key in sorted(found)], conflicting)
-    return Reading(kept, damaged, conflicting, outdated)
+    failed = {
+        name: reason for name, reason in failed.items() if name not in {one.folder.name for one in found.values()}
+    }
+    return Reading(kept, failed, damaged, conflicting, outdated)
 
 
 def _alike(results: list[Result], conflicting: dict[str, str]) -> list[Result]:

@@ -342,6 +342,9 @@ def test_broken_methods_are_reported_and_the_rest_goes_on(config, tmp_path, caps
     assert status == {"nan--mine--0": "failed", "ae--mine--0": "done", "threshold--mine--0": "done"}
     assert benchmark(config, tmp_path / "lb") == 1  # told again, not run again
     assert "1 failed before, 0 to run" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "lb")]) == 1
+    assert "FAILED nan--mine--0" in capsys.readouterr().out
+    assert "nan--mine--0</b>" in (tmp_path / "lb" / "report.html").read_text()
 
 
 def test_changed_configuration_or_data_is_run_again(config, image_folder, tmp_path):

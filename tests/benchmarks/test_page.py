@@ -94,7 +94,7 @@ def report(tmp_path_factory):
             np.savez_compressed(folder / "gallery.npz", names=names, labels=labels, **pictures)
     about = {"name": "a comparison", "published": ["memmc_mae"]}
     (out / "benchmark.json").write_text(json.dumps(about))
-    assert write_report([out], out, {"fae--mine--0": "took longer than 1 minutes"})
+    assert write_report([out], out, {"fae--mine--0": "took longer than 1 minutes"}) == {"fae--mine--0"}
     return out / "report.html"
 
 
