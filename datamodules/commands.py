@@ -105,12 +105,20 @@ def _phantom(name: str, root: Path, options: dict[str, Any]) -> int:
             phantoms.write(name, root, **options)
         except (FileExistsError, ValueError) as error:
             raise UserError(str(error)) from error
-    config = CATALOGUE[name].config
-    use = (
-        f"\nuse it:   lightning fit --config models/autoencoder --config {config} --data.root {root}" if config else ""
-    )
-    print(f"wrote the phantom of {name} to {root}\ncheck it: zoo data check {name} --root {root}{use}")
+    print(f"wrote the phantom of {name} to {root}\ncheck it: zoo data check {name} --root {root}{_use(name, root)}")
     return 0
+
+
+def _use(name: str, root: Path) -> str:
+    config = CATALOGUE[name].config
+    if not config:
+        return ""
+    start = f"\nuse it:   lightning fit --config models/autoencoder --config {config}"
+    if name not in _VOLUMES:
+        return f"{start} --data.root {root}"
+    part, other = ("test", "train") if name.startswith(("brats", "isles")) else ("train", "test")
+    strip = " --data.unstripped strip" if name in ("camcan", "ixi") else ""
+    return f"{start} --data.{part} {name} --data.{part}_root {root} --data.{other}_root FOLDER{strip}"
 
 
 def _check(name: str, root: Path, as_json: bool, cache_dir: str | None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import phantoms
+from datamodules import BrainMRI, phantoms
 from datamodules.catalogue import CATALOGUE, PHANTOM_PRESETS
 from datamodules.commands import main
 from zoo.errors import UserError
@@ -48,6 +48,21 @@ def test_phantoms_pass_the_check_untouched(name: str, tmp_path: Path, capsys: py
     assert report["errors"] == []
     assert sum(report["counts"].values()) > 0
     assert _state(root) == before
+
+
+def test_the_hint_tells_where_volunteers_and_patients_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roots = {name: tmp_path / name for name in ("ixi", "brats23")}
+    hints = {}
+    for name, root in roots.items():
+        assert main(["phantom", name, "--root", str(root)]) == 0
+        hints[name] = capsys.readouterr().out.splitlines()[-1].split("--config data/brain_mri ")[1]
+    assert hints == {
+        "ixi": f"--data.train ixi --data.train_root {roots['ixi']} --data.test_root FOLDER --data.unstripped strip",
+        "brats23": f"--data.test brats23 --data.test_root {roots['brats23']} --data.train_root FOLDER",
+    }
+    places = {"train_root": str(roots["ixi"]), "test_root": str(roots["brats23"]), "cache_dir": str(tmp_path / "c")}
+    data = BrainMRI(train="ixi", test="brats23", unstripped="strip", image_size=32, **places)  # type: ignore[arg-type]
+    assert len(data.dataset("test")) > 0
 
 
 def test_check_reports_errors_and_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
