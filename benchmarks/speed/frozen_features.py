@@ -90,7 +90,10 @@ def padim(size: int) -> tuple[Ours, Theirs]:
 
 
 def patchcore(size: int) -> tuple[Ours, Theirs]:
-    """PatchCore with layers 2 and 3 of ResNet-18; the coreset is chosen from the features themselves by both."""
+    """PatchCore with layers 2 and 3 of ResNet-18; the coreset is chosen from the features themselves by both.
+
+    The maps differ a little: anomalib enlarges them by nearest neighbour, we bilinearly.
+    """
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
     model = PatchCore(
