@@ -112,7 +112,13 @@ def test_backbones_of_timm_and_torchvision(capsys):
     model, told = imported(capsys, *command)
     assert "tensors filled, 0 new, " in told
     assert "ignored" in told
+    assert "to fit the method: lightning fit ... --model.weights resnet.pth" in told
     assert model.image_size == (64, 64)
+    assert main(["export", "ours.ckpt", "--format", "pt2", "--out", "x.pt2"]) == 2
+    assert (
+        capsys.readouterr().err.strip()
+        == "error: PaDiM has no statistics yet: run fit, or load a checkpoint of a finished fit"
+    )
     vit = torchvision.models.VisionTransformer(
         image_size=64, patch_size=16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768
     )

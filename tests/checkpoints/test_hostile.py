@@ -132,7 +132,7 @@ def test_authors_namespace_with_more_in_it():
     tensors = {"cls_token": torch.zeros(1, 1, 8)}
     for extra in (Trap(), os.system, Options(a=1), io.BytesIO(b"x"), Path("x"), torch.nn.Linear(2, 2), slice(1)):
         torch.save({"model": tensors, "args": argparse.Namespace(lr=1e-3, extra=extra)}, "evil.pt")
-        refused("evil.pt", "refused, nothing was run: .*only tensors and plain values")
+        refused("evil.pt", r"refused, nothing was run: asks for [\w.]+ \(only tensors and plain values")
     allowed = argparse.Namespace(lr=1e-3, nested=argparse.Namespace(names=["a"], sizes=(1, 2)))
     torch.save({"model": tensors, "args": allowed}, "fine.pt")
     assert read_checkpoint("fine.pt")["args"].nested.sizes == (1, 2)

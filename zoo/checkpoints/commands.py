@@ -65,6 +65,8 @@ def _import(arguments: argparse.Namespace) -> int:
     file = Path(arguments.source.partition("#")[0]).name
     save_checkpoint(model, output, {"format": _format(model, arguments.format), "file": file})
     print(f"{model.method().name}, images of {model.in_channels} x {model.image_size}: {output}")
+    if arguments.format == "timm" and "weights" in model.hparams:
+        print(f"only its backbone is filled; to fit the method: lightning fit ... --model.weights {arguments.source}")
     return 0
 
 

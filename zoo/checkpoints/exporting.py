@@ -79,6 +79,8 @@ def export(model: "AnomalyModule", form: ExportFormat, path: Path) -> None:
             torch.export.save(program, partial)
         else:
             _save_onnx(program, image, partial)
+    except UserError:
+        raise
     except ImportError as error:
         raise UserError(f"ONNX needs more packages ({error}): pip install 'uad-zoo[export]'") from error
     except Exception as error:  # the exporters raise many types
