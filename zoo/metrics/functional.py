@@ -227,6 +227,8 @@ def summary_of_parts(
         processes: how counts of negatives add up.
     """
     order = np.argsort(hits)
-    ranks = rank(hits[order], negatives, processes)
-    area = float("nan") if ranks is None else area_to(ranks, 1.0 / (sizes[order[::-1]] * float(regions)), fpr_limit)
+    hits, sizes = hits[order], sizes[order[::-1]]
+    del order  # memory
+    ranks = rank(hits, negatives, processes)
+    area = float("nan") if ranks is None else area_to(ranks, 1.0 / (sizes * float(regions)), fpr_limit)
     return PixelSummary(summary(ranks, fpr), area)

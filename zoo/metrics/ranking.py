@@ -221,13 +221,13 @@ def area_to(ranks: Ranks, weights: Array, limit: float) -> float:
 
     Args:
         ranks: of the positives.
-        weights: ``(p,)`` of the positives from the highest score down; they sum to 1.
+        weights: ``(p,)`` of the positives from the highest score down; they sum to 1. Overwritten.
         limit: in (0, 1].
     """
     reach = limit * ranks.size
     kept = int(np.searchsorted(ranks.above, reach, "right"))
-    overlap = np.cumsum(weights)[ranks.tp[:kept] - 1]
-    before = np.concatenate(([0.0], overlap))
+    np.cumsum(weights, out=weights)
+    before = np.concatenate(([0.0], weights[ranks.tp[:kept] - 1]))
     above, fp = ranks.above[:kept], ranks.fp[:kept]
     # level from one positive to the next, then sloped over the negatives that tie with it
     level = float((before[:-1] * (above - np.concatenate(([0], fp))[:-1])).sum())
