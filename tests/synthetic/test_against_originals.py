@@ -13,8 +13,8 @@ from zoo.synthetic.deformation import moved_pixels, push_bounds, push_factor, si
 from zoo.synthetic.intensity import shift_intensity
 from zoo.synthetic.labels import anomaly_label
 from zoo.synthetic.patches import Patch, footprint, take
-from zoo.synthetic.shapes import Shape, box_of, make_shape
-from zoo.synthetic.tasks import Anomaly, Blend, Context, Shift, Warp, apply_anomalies
+from zoo.synthetic.shapes import Shape, box_of, exit_distance, make_shape
+from zoo.synthetic.tasks import Anomaly, Blend, Context, Shift, Warp, apply_anomalies, blend
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multitask"
 
@@ -99,6 +99,49 @@ def test_deformations(prefix):
         assert largest(mapping, case[f"{key}_mapping"]) <= tolerance * 10
         pixels, positions = moved_pixels(shape, centre, float(case[f"{key}_factor"]), "sink" in variant)
         assert largest(warp(patch, pixels, positions), case[f"{key}_patch"]) <= tolerance
+
+
+@pytest.mark.parametrize("prefix", ["e2", "r2", "e3", "r3"])
+def test_rays_pushes_and_identity(prefix):
+    case = cases("deformation")[prefix]
+    shape = Shape(str(case["kind"]), case["shape_size"], case["trans_matrix"], case["mask"])
+    origin = case["mid_centre"] - (np.array(shape.mask.shape) - 1) / 2
+    reach = exit_distance(shape, origin, case["dirs"].T)
+    assert largest(origin[:, None] + reach * case["dirs"], case["hits"]) <= 1e-9
+    distance = push_bounds(shape.mask, case["mid_centre"], *case["push_bounds"])[2]
+    middle = float(np.mean(push_bounds(shape.mask, case["mid_centre"], *case["push_bounds"])[:2]))
+    assert case["push_mid"] == pytest.approx([middle, distance], rel=1e-12)
+    for key, bounds in (("small", (1e9, 1e9)), ("large", (1e-9, 1e-9))):
+        low, high, distance = push_bounds(shape.mask, case["mid_centre"], *bounds)
+        assert case[f"push_{key}"] == pytest.approx([low, distance], rel=1e-12)
+        assert low == high
+    for make in (sink_map, source_map) if "mid_ident_mapping" in case else ():  # recorded in 2-D only
+        assert largest(make(shape, case["mid_centre"], 1.0), case["mid_ident_mapping"]) <= 1e-6
+
+
+def test_blends_as_the_tasks_clip_them():
+    for name in ("poisson_2d", "poisson_3d"):
+        for case in cases(name).values():
+            if int(case["channels_dim"]) != 0 or "task_mix" not in case or case["mask"].dtype != bool:
+                continue
+            box = (slice(None), *box_of(case["corner"], case["mask"].shape))
+            flat = case["target"].reshape(len(case["target"]), -1)
+            for mode in ("mix", "src"):
+                found = case["target"].copy()
+                bounds = flat.min(1), flat.max(1)
+                found[box] = blend(found[box], case["mask"], case["source"], bounds, mode == "mix")[0]
+                assert largest(found, case[f"task_{mode}"]) <= (2e-6 if found.dtype == np.float32 else 1e-10)
+
+
+def test_the_curve_of_the_label():
+    case = cases("labels")["curve"]
+    one, zero = np.ones(len(case["x"]), bool), np.zeros((1, len(case["x"])))
+    for place, x in enumerate(case["x"]):  # one pixel at a time: a component of one pixel is neither closed nor filled
+        single = zero.copy()
+        single[0, place] = x
+        where = np.zeros_like(one)
+        where[place] = True
+        assert anomaly_label(single, zero, where)[place] == pytest.approx(case["fg02"][place], abs=1e-12)
 
 
 def test_labels():

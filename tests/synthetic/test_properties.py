@@ -1,22 +1,26 @@
 """What must hold for any image: labels, blends, deformations, determinism, placement."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from zoo.synthetic import anomaly_label, poisson_blend, sink_map, source_map, synthesise
-from zoo.synthetic.shapes import draw_shape, exit_distance, place
+from zoo.synthetic.deformation import moved_pixels, warp
+from zoo.synthetic.intensity import capped_depth
+from zoo.synthetic.labels import close, fill_holes, islands
+from zoo.synthetic.shapes import Shape, draw_shape, exit_distance, place
 from zoo.synthetic.tasks import five_tasks
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def smooth(rng, shape):
-    from scipy.ndimage import gaussian_filter
-
-    return gaussian_filter(rng.standard_normal(shape), (0, *[1.5] * (len(shape) - 1)))
+    return ndimage.gaussian_filter(rng.standard_normal(shape), (0, *[1.5] * (len(shape) - 1)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -109,6 +113,94 @@ def test_sink_and_source_undo_and_mirror_each_other(seed, dims, factor):
         assert radius[1] ** factor / reach ** (factor - 1) == pytest.approx(r, abs=1e-6)
         assert reach - radius[2] == pytest.approx((reach - r) ** factor / reach ** (factor - 1), abs=1e-6)
         assert radius[0] == pytest.approx(r**factor / reach ** (factor - 1), abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.sampled_from([(20, 24), (9, 11, 8)]), st.integers(0, 4))
+def test_labels_vanish_outside_the_boxes_of_the_components(seed, size, number):
+    rng = np.random.default_rng(seed)
+    image, sources = smooth(rng, (2, *size)), smooth(rng, (6, *size)).reshape(3, 2, *size)
+    altered, mask = synthesise(image, five_tasks()[number], rng, sources=sources)
+    before = mask.copy()
+    label = anomaly_label(altered, image, mask)
+    assert np.array_equal(mask, before)
+    near = np.zeros_like(mask)
+    for box in ndimage.find_objects(ndimage.label(mask)[0]):
+        near[box] = True
+    assert not label[~near].any()
+    assert (label[mask & (np.abs(altered - image).mean(0) > 1e-6)] > 0).all()  # closing and filling only raise
+    held = np.zeros_like(mask)
+    for island in islands(mask):
+        assert not held[island].any()
+        held[island] = True
+    assert not mask[~held].any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(2, 3), st.integers(1, 6))
+def test_holes_are_filled_as_scikit_image_does(seed, dims, levels):
+    from skimage.morphology import reconstruction
+
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, levels + 1, rng.integers(1, 14, dims)) / levels  # ties and plateaus
+    footprint = ndimage.generate_binary_structure(dims, 2)
+    start = np.full_like(values, values.max())
+    inner = np.zeros(values.shape, bool)
+    inner[(slice(1, -1),) * dims] = True
+    start[~inner] = values[~inner]
+    assert np.array_equal(fill_holes(values), reconstruction(start, values, "erosion", footprint=footprint))
+    assert np.array_equal(close(values), ndimage.grey_closing(values, footprint=footprint))
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(2, 3), st.floats(0.5, 12))
+def test_depths_are_scipys_up_to_the_cap(seed, dims, cap):
+    mask = draw_shape(np.random.default_rng(seed), (28,) * dims).mask
+    expected = np.minimum(ndimage.distance_transform_edt(np.pad(mask, 0)), cap)
+    if not mask.all():
+        assert np.abs(capped_depth(mask, cap) - expected).max() <= 1e-12
+    assert (capped_depth(np.ones_like(mask), cap) == cap).all()  # no edge at all: an even change
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.floats(1.1, 4.0), st.booleans())
+def test_planes_and_volumes_agree_where_both_are_defined(seed, factor, inward):
+    """The middle plane of an upright volume: deformation, spline, depth, closing and label."""
+    rng = np.random.default_rng(seed)
+    flat = draw_shape(rng, (30, 26))
+    tall = np.eye(3)
+    tall[1:, 1:] = flat.matrix
+    deep = Shape(flat.kind, np.array([9, *flat.size]), tall, np.repeat(flat.mask[None], 9, 0))
+    inside = np.argwhere(flat.mask)
+    centre = inside[rng.integers(len(inside))]
+    pixels, positions = moved_pixels(flat, centre, factor, inward)
+    there, where = moved_pixels(deep, np.array([4, *centre]), factor, inward)
+    middle = there[0] == 4
+    assert np.array_equal(there[1:, middle], pixels)
+    assert np.abs(where[1:, middle] - positions).max(initial=0) <= 1e-9
+    assert np.abs(where[0, middle] - 4).max(initial=0) <= 1e-9
+    plane = smooth(rng, (1, *flat.mask.shape))
+    volume = np.repeat(plane[:, None], 9, 1)
+    assert np.abs(warp(volume, there, where)[0, 4] - warp(plane, pixels, positions)[0]).max() <= 1e-9
+    assert np.abs(capped_depth(deep.mask, 5.5)[4] - capped_depth(flat.mask, 5.5)).max() <= 1e-12
+    values = rng.random(flat.mask.shape)
+    assert np.array_equal(close(np.repeat(values[None], 5, 0))[2], close(values))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_sample_depends_on_its_generator_only(number):
+    """Whichever worker makes a sample, after whatever else, it is the same."""
+    images = smooth(np.random.default_rng(0), (6, 30, 28)).reshape(6, 1, 30, 28)
+
+    def sample(place):
+        rng = np.random.default_rng([5, place])
+        return synthesise(images[place], five_tasks()[number], rng, sources=images)
+
+    in_turn = [sample(place) for place in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        for place, (altered, mask) in zip(range(5, -1, -1), pool.map(sample, range(5, -1, -1)), strict=True):
+            assert np.array_equal(altered, in_turn[place][0])
+            assert np.array_equal(mask, in_turn[place][1])
 
 
 def test_impossible_placements_end():

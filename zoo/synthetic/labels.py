@@ -83,7 +83,7 @@ def islands(mask: Array) -> Iterator[tuple[slice, ...]]:
         if not len(held):
             continue
         length, start = box[axis].stop - box[axis].start, box[axis].start
-        if len(held) == length and settled == dims - 1:
+        if len(held) == length and settled >= dims - 1:
             yield box
             continue
         breaks = (np.diff(held) > 1).nonzero()[0] if held[-1] - held[0] >= len(held) else ()
