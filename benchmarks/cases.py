@@ -117,7 +117,7 @@ def _pictures(folder: Path) -> dict[str, dict[str, Array]]:
 def _case(case: Case, kept: dict[str, dict[str, dict[str, Array]]]) -> str:
     own = next(iter(kept.values()))[case.name]
     kind = "anomalous" if case.label else "healthy"
-    figures = [_figure(own["input"], f"{case.name} ({kind})", "gray")]
+    figures = [_figure(own["input"], "input", "gray")]
     if "truth" in own:
         figures.append(_figure(own["truth"], "ground truth", "gray"))
     for method, pictures in kept.items():
@@ -126,7 +126,11 @@ def _case(case: Case, kept: dict[str, dict[str, dict[str, Array]]]) -> str:
             figures.append(_figure(pictures[case.name]["map"], caption, "map"))
         else:
             figures.append(f"<figure><figcaption>{escape(caption)} (no map)</figcaption></figure>")
-    return f'<div class="case" tabindex="0" role="group" aria-label="{escape(case.name)}">{"".join(figures)}</div>'
+    name = f"{escape(case.name)} ({kind})"
+    return (
+        f'<p class="name">{name}</p>'
+        f'<div class="case" tabindex="0" role="group" aria-label="{name}">{"".join(figures)}</div>'
+    )
 
 
 def _figure(values: Array, caption: str, kind: str) -> str:

@@ -22,7 +22,8 @@ def _frame(title: str, x_label: str, y_label: str, body: str, x_ticks: Sequence[
     ticks = []
     for number, text in enumerate(x_ticks):
         x = _LEFT + _SIDE * number / max(len(x_ticks) - 1, 1)
-        ticks.append(f'<text x="{x:.0f}" y="{_SIDE + 33}" text-anchor="middle">{escape(text)}</text>')
+        anchor = "end" if number and len(text) > 3 and number == len(x_ticks) - 1 else "middle"
+        ticks.append(f'<text x="{x:.0f}" y="{_SIDE + 33}" text-anchor="{anchor}">{escape(text)}</text>')
     for number, text in enumerate(y_ticks):
         y = 20 + _SIDE - _SIDE * number / max(len(y_ticks) - 1, 1)
         ticks.append(f'<text x="{_LEFT - 4}" y="{y + 3:.0f}" text-anchor="end">{escape(text)}</text>')
