@@ -1,13 +1,18 @@
-"""Samples per second of one core for every synthetic task, with shape, placement, task and label.
+"""Complete samples per second of every synthetic task: shape, place, task, mask and label.
 
-    python -m benchmarks.speed.synthetic [--side 256] [--seconds 3]
+    python -m benchmarks.speed.synthetic [--side 256] [--seconds 2] [--rounds 3] [--batch 32] [--device cpu|cuda]
 
-Where ``pie-torch`` is installed its blend is timed beside ours on the same boxes in the same run.
+One table: our path per sample and on a batch, beside the published sampling written plainly (its blends come from
+``pie-torch``, without which they are left out) and beside what the authors' code made where it was timed. On the CPU
+all figures are per second of one thread's CPU time, taken in turn in one process; ratios are medians over the rounds.
+On a GPU the batch is timed by the clock, draws included.
 """
 
 import argparse
+import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,22 +21,34 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 import zoo
+from benchmarks.speed.synthetic_reference import plain_sample
 from zoo.synthetic import anomaly_label, poisson_blend, synthesise
+from zoo.synthetic.batched import synthesise_batch
 from zoo.synthetic.raters import rate
-from zoo.synthetic.tasks import five_tasks
+from zoo.synthetic.tasks import Context, Task, five_tasks
 
 Array = NDArray[Any]
 NAMES = ("intra blend", "inter blend", "sink", "source", "intensity")
+AUTHORS = {  # samples/s of the authors' code, another day, one thread of a shared virtual AMD EPYC: lowest and highest
+    2: ("130-139", "130-134", "147-165", "116-141", "175-227"),
+    3: ("13-18", "16-18", "24", "25", "31-34"),
+}
 
 
 def per_second(run: Callable[[], Any], seconds: float) -> float:
     """Calls per second of this thread's CPU time."""
-    run()
     start, calls = time.thread_time(), 0
-    while time.thread_time() - start < seconds:
+    while time.thread_time() - start < seconds or not calls:
         run()
         calls += 1
     return calls / (time.thread_time() - start)
+
+
+def in_turn(runs: Sequence[Callable[[], Any]], seconds: float, rounds: int) -> Array:
+    """Calls per second ``(rounds, runs)``, one short turn each, after a call that fills the caches."""
+    for run in runs:
+        per_second(run, seconds / 4)
+    return np.array([[per_second(run, seconds / rounds) for run in runs] for _ in range(rounds)])
 
 
 def smooth_images(count: int, size: tuple[int, ...]) -> Array:
@@ -41,50 +58,129 @@ def smooth_images(count: int, size: tuple[int, ...]) -> Array:
     return (smooth / np.abs(smooth).max()).astype(np.float32)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    for size in ((arguments.side,) * 2, (80, 112, 80)):
-        images = smooth_images(4, size)
-        for name, task in zip(NAMES, five_tasks(), strict=True):
-
-            def sample(task: Any = task, images: Array = images) -> Array:
-                altered, mask = synthesise(images[0], task, rng, sources=images)
-                return anomaly_label(altered, images[0], mask)
-
-            print(f"{len(size)}-D {name:<14}{per_second(sample, arguments.seconds):10.1f} samples/s per core")
-    films = torch.from_numpy(smooth_images(8, (arguments.side,) * 2)) / 2 + 0.5
-    for name in ("fpi", "pii", "nsa"):
-        model: Any = zoo.create_model(name, image_size=arguments.side)
-        speed = 8 * per_second(lambda model=model: model.make_anomalies(films, rng), arguments.seconds)  # type: ignore[misc]
-        print(f"2-D {name:<14}{speed:10.1f} samples/s per core")
-    pixels = films.numpy()
-    speed = per_second(lambda: rate(pixels[0], pixels[1:], rng), arguments.seconds)
-    print(f"2-D {'P-PII':<14}{speed:10.1f} samples/s per core")
-    compare_blends(arguments.seconds)
+def one(image: Array, task: Task, rng: np.random.Generator, sources: Array) -> Array:
+    """A complete sample, per-sample path."""
+    altered, mask = synthesise(image, task, rng, sources=sources)
+    return np.asarray(anomaly_label(altered, image, mask))
 
 
-def compare_blends(seconds: float) -> None:
+def many(images: torch.Tensor, task: Task, rng: np.random.Generator) -> torch.Tensor:
+    """Complete samples of a batch."""
+    count = len(images)
+    altered, mask = synthesise_batch(images, [task] * count, rng.spawn(count), [Context(images)] * count)
+    label: torch.Tensor = anomaly_label(altered, images, mask)
+    return label
+
+
+def tasks_table(size: tuple[int, ...], seconds: float, rounds: int, batch: int) -> None:
+    """Print the rows of the five tasks on the CPU."""
+    images = smooth_images(batch, size)
+    for name, authors, task in zip(NAMES, AUTHORS[len(size)], five_tasks(), strict=True):
+        rngs = [np.random.default_rng(0) for _ in range(3)]
+        runs: list[Callable[[], Any]] = [
+            partial(one, images[0], task, rngs[0], images),
+            partial(many, torch.from_numpy(images), task, rngs[1]),
+        ]
+        if "blend" not in name or importlib.util.find_spec("pietorch"):
+            runs.append(partial(plain_sample, images[0], name, rngs[2], images))
+        speed = in_turn(runs, seconds, rounds) * np.array([1, batch, 1])[: len(runs)]
+        ours, together = np.median(speed[:, :2], 0)
+        row = f"{len(size)}-D {name:<12}{ours:12.0f}{together:12.0f}{np.median(speed[:, 1] / speed[:, 0]):10.2f}"
+        if len(runs) == 3:
+            row += f"{np.median(speed[:, 2]):12.0f}{np.median(speed[:, 0] / speed[:, 2]):10.2f}"
+        else:
+            row += f"{'-':>12}{'-':>10}"
+        print(f"{row}{authors:>14}", flush=True)
+
+
+def device_table(size: tuple[int, ...], device: str, seconds: float, batch: int) -> None:
+    """Print samples and blends per second of the batched path on a device, by the clock."""
+    images = torch.from_numpy(smooth_images(batch, size)).to(device)
+    for name, task in zip(NAMES, five_tasks(), strict=True):
+        speed = batch * _by_the_clock(partial(many, images, task, np.random.default_rng(0)), seconds, device)
+        print(f"{len(size)}-D {name:<12}{speed:12.0f} samples/s, batches of {batch}", flush=True)
+    sides, corners = (
+        [n // 4 for n in size],
+        np.random.default_rng(0).integers(0, np.array(size) // 2, (batch, len(size))),
+    )
+    box: Any = (..., *[slice(n) for n in sides])
+    source = images[box].flip(0)
+    mask = torch.ones(sides, dtype=torch.bool, device=device)
+    speed = batch * _by_the_clock(lambda: poisson_blend(images, source, mask, corners, True), seconds, device)
+    print(f"{len(size)}-D Poisson     {speed:12.0f} blends/s of {' x '.join(map(str, sides))}")
+
+
+def _by_the_clock(run: Callable[[], Any], seconds: float, device: str) -> float:
+    run()
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        run()
+        calls += 1
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+    return calls / (time.perf_counter() - start)
+
+
+def compare_blends(seconds: float, rounds: int) -> None:
     """Blends per second against pie-torch, for three sides."""
-    try:
-        from pietorch import blend_dst_numpy
-    except ImportError:
-        print("pie-torch is not installed: no comparison")
+    if importlib.util.find_spec("pietorch") is None:
+        print("pie-torch is not installed: blends are not compared")
         return
+    from pietorch import blend_dst_numpy
+
     image = smooth_images(2, (256, 256)).astype(np.float64)
     for side in (24, 64, 128):
         patch, mask = image[1][:, :side, :side], np.ones((side, side))
-        ours = per_second(lambda p=patch, m=mask: poisson_blend(image[0], p, m, (20, 30), True), seconds)  # type: ignore[misc]
-        peer = per_second(
-            lambda p=patch, m=mask: blend_dst_numpy(image[0], p, m.copy(), np.array([20, 30]), True, channels_dim=0),  # type: ignore[misc]
-            seconds,
+
+        def ours(patch: Array = patch, mask: Array = mask) -> Any:
+            return poisson_blend(image[0], patch, mask, (20, 30), True)
+
+        def peer(patch: Array = patch, mask: Array = mask) -> Any:
+            return blend_dst_numpy(image[0], patch, mask.copy(), np.array([20, 30]), True, channels_dim=0)
+
+        speed = in_turn([ours, peer], seconds, rounds)
+        ratio = np.median(speed[:, 0] / speed[:, 1])
+        print(
+            f"blend {side:>3} px, float64: {np.median(speed[:, 0]):8.0f} /s, "
+            f"pie-torch {np.median(speed[:, 1]):8.0f} /s, ratio {ratio:.2f}"
         )
-        print(f"blend {side} x {side}: {ours:8.0f} /s, pie-torch {peer:8.0f} /s, ratio {ours / peer:.2f}")
+
+
+def family_table(side: int, seconds: float, rounds: int) -> None:
+    """Print the other makers of the library; their references are in ``benchmarks.speed.self_supervised``."""
+    films = torch.from_numpy(smooth_images(8, (side, side))) / 2 + 0.5
+    pixels, rng = films.numpy(), np.random.default_rng(0)
+    runs: dict[str, tuple[int, Callable[[], Any]]] = {"P-PII": (1, lambda: rate(pixels[0], pixels[1:], rng))}
+    for name in ("fpi", "pii", "nsa"):
+        model: Any = zoo.create_model(name, image_size=side)
+        runs[name] = (8, partial(model.make_anomalies, films, rng))
+    speed = np.median(in_turn([run for _, run in runs.values()], seconds, rounds), 0)
+    for (name, (count, _)), calls in zip(runs.items(), speed, strict=True):
+        print(f"2-D {name:<12}{count * calls:12.0f}")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=2.0, help="per entry of the table")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = ((arguments.side,) * 2, arguments.batch), ((80, 112, 80), max(arguments.batch // 4, 2))
+    if arguments.device != "cpu":
+        for size, batch in sizes:
+            device_table(size, arguments.device, arguments.seconds, batch)
+        return
+    print(
+        f"{'samples/s':<16}{'per sample':>12}{'batched':>12}{'ratio':>10}{'plain':>12}{'ratio':>10}{'authors code':>14}"
+    )
+    for size, batch in sizes:
+        tasks_table(size, arguments.seconds, arguments.rounds, batch)
+    family_table(arguments.side, arguments.seconds, arguments.rounds)
+    compare_blends(arguments.seconds, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _shape(rng: np.random.Generator, size: tuple[int, ...]) -> Shape:
     for row in range(dims):
         matrix[row, rng.choice([c for c in range(dims) if c != row])] = 1
     matrix[matrix.astype(bool) & ~np.eye(dims, dtype=bool)] = rng.normal(0, 0.2, dims)
-    matrix = rotation(rng.uniform(-np.pi / 2, np.pi / 2, dims * (dims - 1) // 2), dims) @ matrix
+    matrix = rotation(list(rng.uniform(-np.pi / 2, np.pi / 2, dims * (dims - 1) // 2)), dims) @ matrix
     box = _box(matrix, sides)
     if (box > high).any():
         matrix = matrix / (box / high).max()

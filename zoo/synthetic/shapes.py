@@ -174,6 +174,6 @@ def place(
     return None
 
 
-def box_of(corner: Sequence[int] | Array, sides: Sequence[int]) -> tuple[slice, ...]:
+def box_of(corner: Sequence[int] | Array, sides: Sequence[int] | Array) -> tuple[slice, ...]:
     """Slices of a box."""
     return tuple(slice(int(c), int(c) + s) for c, s in zip(corner, sides, strict=True))
