@@ -20,7 +20,7 @@ from zoo.synthetic.boxes import Boxes, canvas, pad_masks
 from zoo.synthetic.patches import Patch, needed_by_blend
 from zoo.synthetic.separable import along_axes
 from zoo.synthetic.splines import MARGIN, Edge, spline_matrix
-from zoo.synthetic.tasks import VISIBLE, Anomaly, Blend, Context, Shift, Task, Warp, apply_anomalies, draw_anomalies
+from zoo.synthetic.tasks import VISIBLE, Anomaly, Blend, Context, Shift, Task, Warp, apply_in_place, draw_anomalies
 
 Array = NDArray[Any]
 Interpolation = Literal["cubic", "linear"]
@@ -84,12 +84,10 @@ def apply_batch(
     """
     if images.device.type != "cpu" or interpolation != "cubic":
         return apply_on_device(images, anomalies, contexts, interpolation)
-    pairs = [
-        apply_anomalies(image, own, context)
-        for image, own, context in zip(images.detach().numpy(), anomalies, contexts, strict=True)
-    ]
-    altered, masks = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-    return altered, masks.unsqueeze(1)
+    altered, union = images.detach().clone(), images.new_zeros(len(images), 1, *images.shape[2:], dtype=torch.bool)
+    for image, mask, own, context in zip(altered.numpy(), union.numpy()[:, 0], anomalies, contexts, strict=True):
+        apply_in_place(image, mask, own, context)
+    return altered, union
 
 
 def apply_on_device(

@@ -44,13 +44,16 @@ def anomaly_label(altered: Any, original: Any, mask: Any, sigma: float = 0.2) ->
             return label_batch(altered, original, mask, sigma)
         return label_batch(altered[None], original[None], mask[None, None], sigma)[0, 0]
     if batched:
-        one_by_one = zip(altered, original, mask[:, 0], strict=True)
-        return np.stack([_label(*one, sigma)[None] for one in one_by_one])
-    return _label(altered, original, mask, sigma)
-
-
-def _label(altered: Array, original: Array, mask: Array, sigma: float) -> Array:
+        labels = np.zeros(mask.shape, altered.dtype)
+        for one in zip(labels[:, 0], altered, original, mask[:, 0], strict=True):
+            _write_label(*one, sigma)
+        return labels
     label = np.zeros(mask.shape, altered.dtype)
+    _write_label(label, altered, original, mask, sigma)
+    return label
+
+
+def _write_label(label: Array, altered: Array, original: Array, mask: Array, sigma: float) -> None:
     for island in islands(mask):
         components, _ = ndimage.label(mask[island])
         own, changed = label[island], mask[island]
@@ -63,7 +66,6 @@ def _label(altered: Array, original: Array, mask: Array, sigma: float) -> Array:
         for box in ndimage.find_objects(components):  # in order: boxes may overlap, later ones see earlier results
             if max(part.stop - part.start for part in box) > 1:
                 own[box] = fill_holes(close(own[box]))
-    return label
 
 
 def islands(mask: Array) -> Iterator[tuple[slice, ...]]:

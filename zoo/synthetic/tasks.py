@@ -236,13 +236,18 @@ def apply_anomalies(image: Array, anomalies: Sequence[Anomaly], context: Context
         tuple: altered ``(C, *S)`` and mask ``(*S)`` bool.
     """
     altered, union = image.copy(), np.zeros(image.shape[1:], bool)
+    apply_in_place(altered, union, anomalies, context)
+    return altered, union
+
+
+def apply_in_place(altered: Array, union: Array, anomalies: Sequence[Anomaly], context: Context) -> None:
+    """:func:`apply_anomalies` on a copy of the image that the caller owns, and on its mask."""
     for shape, corner, operation in anomalies:
         box = box_of(corner, shape.mask.shape)
         flat = altered.reshape(len(altered), -1)
         changed, mask = operation.apply(altered[(slice(None), *box)], shape, (flat.min(1), flat.max(1)), context)
         altered[(slice(None), *box)] = changed
         union[box] |= mask
-    return altered, union
 
 
 def synthesise(
