@@ -190,11 +190,11 @@ def in_patches(network: UNet, image: Tensor, patch_size: Sequence[int]) -> Tenso
     total: Tensor | None = None
     hits = torch.zeros(image.shape[2:], device=image.device)
     for corner in itertools.product(*axes):
-        box = tuple(slice(start, start + n) for start, n in zip(corner, patch_size, strict=True))
-        output = network(image[(..., *box)], corner).float()
+        box = (..., *(slice(start, start + n) for start, n in zip(corner, patch_size, strict=True)))
+        output = network(image[box], corner).float()
         if total is None:
             total = output.new_zeros(*output.shape[:2], *image.shape[2:])
-        total[(..., *box)] += output
+        total[box] += output
         hits[box] += 1
     assert total is not None
     return total / hits
