@@ -6,6 +6,7 @@ concatenate the skip and apply two units. Unit = convolution 3, instance norm, G
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -190,7 +191,7 @@ def in_patches(network: UNet, image: Tensor, patch_size: Sequence[int]) -> Tenso
     total: Tensor | None = None
     hits = torch.zeros(image.shape[2:], device=image.device)
     for corner in itertools.product(*axes):
-        box = (..., *(slice(start, start + n) for start, n in zip(corner, patch_size, strict=True)))
+        box: tuple[Any, ...] = (..., *(slice(a, a + n) for a, n in zip(corner, patch_size, strict=True)))
         output = network(image[box], corner).float()
         if total is None:
             total = output.new_zeros(*output.shape[:2], *image.shape[2:])
