@@ -4,8 +4,13 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+
+# Tiny tensors, and test processes side by side on all cores: more threads would only wait for one another.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 
 @pytest.fixture(scope="session", autouse=True)
