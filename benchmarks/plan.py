@@ -102,9 +102,8 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
         needs = tuple(f"{member}--{dataset}--{seed}" for member in ensembles.get(method, ()))
         if needs:
             text += "".join(cell.fingerprint for cell in cells if cell.name in needs)
-            chosen = {cell.name: _checkpoint(cell) for cell in cells}
-            files = [str(out.absolute() / "cells" / need / "checkpoints" / chosen[need]) for need in needs]
-            config["model"] = {**config["model"], "init_args": {"checkpoints": files}}
+            folders = [str(out.absolute() / "cells" / need) for need in needs]
+            config["model"] = {**config["model"], "init_args": {"checkpoints": folders}}
         cells.append(Cell(method, dataset, seed, config, hashlib.sha256(text.encode()).hexdigest(), needs))
     minutes = content.get("timeout_minutes")
     return Plan(
@@ -113,12 +112,6 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
         None if minutes is None else 60 * float(minutes),
         list(content.get("published", [])),
     )
-
-
-def _checkpoint(cell: Cell) -> str:
-    """Name of the checkpoint that a run is tested with."""
-    callbacks = cell.config["trainer"].get("callbacks", [])
-    return "best.ckpt" if any("ModelCheckpoint" in one["class_path"] for one in callbacks) else "last.ckpt"
 
 
 def _trainer(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Ensemble(AnomalyModule):
     Args:
         image_size: of all members.
         in_channels: of all members.
-        checkpoints: ``.ckpt`` files of this package, of any methods with maps of one range.
+        checkpoints: of any methods with maps of one range: whatever ``zoo.load_pretrained`` takes, such as run folders.
         members: names and arguments of the members as JSON; filled from the checkpoints, so that an ensemble's own
             checkpoint can be loaded without their files.
         score: how an averaged raw output becomes a score.
