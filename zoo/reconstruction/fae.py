@@ -24,6 +24,7 @@ from zoo.scoring.residual import ResidualKind, residual_loss, residual_map
 
 _STRIDE = 4  # of the grid on which all feature maps are compared
 _WINDOW = 5
+_AT_ONCE = 8  # images
 _log = logging.getLogger(__name__)
 
 
@@ -144,12 +145,17 @@ class FeatureAutoencoder(AnomalyModule):
 
     def predict_anomaly(self, image: Tensor) -> Prediction:
         """Loss of every feature pixel, averaged over channels and resized to the image; its top share as score."""
-        features = self.features(image)
-        small_map = residual_map(self.decoder(self.encoder(features)), features, self._residual, _WINDOW)
+        # on a CPU the memory of a whole batch would be mapped and cleared anew by every layer
+        whole = image.device.type != "cpu" or torch.compiler.is_exporting()
+        small_map = torch.cat([self._feature_map(part) for part in ((image,) if whole else image.split(_AT_ONCE))])
         anomaly_map = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=True)
         foreground = (image > 0).any(dim=1, keepdim=True) if self.hparams["score_foreground"] else None
         score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"], foreground)
         return Prediction(score, anomaly_map)
+
+    def _feature_map(self, image: Tensor) -> Tensor:
+        features = self.features(image)
+        return residual_map(self.decoder(self.encoder(features)), features, self._residual, _WINDOW)
 
     @property
     def _residual(self) -> ResidualKind:
