@@ -21,7 +21,7 @@ from datamodules.checks import find_leaks, refuse_destroyed_greys
 from datamodules.device import DeviceImages, random_resized_crop
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
 from datamodules.reading import SUFFIXES, Array, BadFile, list_files
-from datamodules.records import Record, manifest_hash, manifest_rows, write_csv
+from datamodules.records import Record, manifest_hash, write_csv
 from datamodules.validation import WithSyntheticAnomalies, unseen_kinds
 from zoo.errors import UserError
 
@@ -437,11 +437,6 @@ class AnomalyDataModule(LightningDataModule):
         return DataLoader(
             dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=keep_batch, shuffle=False
         )
-
-    def manifest_table(self) -> list[dict[str, str]]:
-        """Rows of the manifest: sample, split, label, group, source, mask."""
-        self.setup()
-        return manifest_rows(self.manifest)
 
 
 def default_cache() -> Path:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.checkpoints.reading import read_checkpoint, read_tensors
+from zoo.checkpoints.reading import read_checkpoint, state_dict_of
 from zoo.checkpoints.sources import fetch
 from zoo.errors import UserError
 
@@ -97,7 +97,7 @@ def test_truncated_real_checkpoint(tmp_path):
 def test_foreign_files(tmp_path):
     path = tmp_path / "other.pt"
     torch.save({"model_state_dict": {"w": torch.zeros(1)}}, path)
-    assert list(read_tensors(path)) == ["w"]
+    assert list(state_dict_of(read_checkpoint(path))) == ["w"]
     with pytest.raises(UserError, match=r"not recognised as fae.*first entries are model_state_dict"):
         zoo.import_checkpoint(path)
     with pytest.raises(UserError, match="unknown checkpoint format 'fea'; nearest: fae"):

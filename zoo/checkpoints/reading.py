@@ -60,20 +60,6 @@ def _unpickle(path: Path) -> Any:
         ) from error
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file, at its top level or below ``state_dict``, ``model_state_dict`` or ``model``.
-
-    Raises:
-        UserError: as :func:`read_checkpoint`, or no tensors by name in the file.
-    """
-    content = read_checkpoint(path)
-    tensors = state_dict_of(content)
-    if not tensors:
-        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: expected a state dict (tensors by name), found {found}")
-    return tensors
-
-
 def flatten(content: Any) -> dict[str, Tensor]:
     """All tensors of nested dictionaries by dotted names, in order; other entries are left out."""
     found: dict[str, Tensor] = {}
