@@ -237,9 +237,11 @@ def _merged(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def data_fingerprint(config: dict[str, Any]) -> str:
-    """SHA-256 of a data set's options and of names, sizes and times of the files below its root."""
+    """SHA-256 of a data set's options and of its files' names, sizes and times, or of the generator's version."""
+    from datamodules.phantoms import VERSION
+
     root = config["data"].get("init_args", {}).get("root")
-    files: list[list[Any]] = []
+    files: Any = {"phantom": VERSION}
     if root is not None:
         folder = Path(root).expanduser()
         if not folder.is_dir():

@@ -359,6 +359,13 @@ def test_changed_configuration_or_data_is_run_again(config, image_folder, tmp_pa
     assert not set(changed) & {cell.fingerprint for cell in read_plan(str(config)).cells}
 
 
+def test_another_phantom_generator_is_run_again(monkeypatch):
+    prints = [cell.fingerprint for cell in read_plan("quick").cells]
+    assert prints == [cell.fingerprint for cell in read_plan("quick").cells]
+    monkeypatch.setattr("datamodules.phantoms.VERSION", -1)
+    assert not set(prints) & {cell.fingerprint for cell in read_plan("quick").cells}
+
+
 @pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("benchmarks/")])
 def test_shipped_benchmarks_are_complete(name, tmp_path, capsys):
     plan = read_plan(name.removeprefix("benchmarks/"))
