@@ -166,7 +166,7 @@ def _with_all(entries: dict[str, Any]) -> dict[str, Any]:
     named = {name: entry for name, entry in entries.items() if name != "*"}
     used = {name if not isinstance(entry, dict) else entry.get("config", name) for name, entry in named.items()}
     for name in methods():
-        if name in used or name == "ensemble":  # an ensemble needs its members
+        if name in used | named.keys() or name == "ensemble":  # an ensemble needs its members
             continue
         known = inspect.signature(load_class(name)).parameters
         own = {key: value for key, value in common.get("init_args", {}).items() if key in known}

@@ -359,6 +359,14 @@ def test_changed_configuration_or_data_is_run_again(config, image_folder, tmp_pa
     assert not set(changed) & {cell.fingerprint for cell in read_plan(str(config)).cells}
 
 
+def test_star_adds_the_methods_without_an_entry_of_their_own():
+    models = {cell.method: cell.config["model"] for cell in read_plan("all_phantom").cells}
+    assert set(methods()) - {"ensemble"} <= models.keys()
+    assert models["mae"]["init_args"]["patch_size"] == 8  # the entry's own configuration, mae_small
+    assert models["ae_u"]["init_args"]["lr"] == 1e-3
+    assert "lr" not in models["statistical"]["init_args"]  # it has no such argument
+
+
 def test_another_phantom_generator_is_run_again(monkeypatch):
     prints = [cell.fingerprint for cell in read_plan("quick").cells]
     assert prints == [cell.fingerprint for cell in read_plan("quick").cells]
