@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.synthetic.shapes import Shape, exit_distance, inner_edge
+from zoo.synthetic.shapes import Shape, exit_distance, inner_edge, pixels_of
 from zoo.synthetic.splines import sample_edges_repeated
 
 Array = NDArray[Any]
@@ -55,7 +55,7 @@ def moved_pixels(shape: Shape, centre: Sequence[int] | Array, factor: float, inw
     inner = (slice(1, -1),) * moved.ndim
     moved[inner] = shape.mask[inner]
     moved[tuple(centre)] = False
-    pixels = np.stack(np.unravel_index(np.flatnonzero(moved), moved.shape))
+    pixels = pixels_of(moved)[1]
     middle = np.asarray(centre, np.float64)[:, None]
     offset = pixels - middle
     radius = np.sqrt((offset**2).sum(0))
@@ -80,7 +80,7 @@ def push_bounds(
     Returns:
         tuple: lower bound, upper bound, mean edge distance.
     """
-    edge = np.stack(np.unravel_index(np.flatnonzero(inner_edge(mask)), mask.shape))
+    edge = pixels_of(inner_edge(mask))[1]
     distance = float(np.sqrt(((edge - np.asarray(centre)[:, None]) ** 2).sum(0)).mean())
     low, high = 0.1 * distance / np.sqrt(2), 0.9 * distance / np.sqrt(2)
     if smallest >= high:

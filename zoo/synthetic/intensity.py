@@ -32,7 +32,7 @@ def shift_intensity(patch: Array, mask: Array, ramp: float, amount: Array, low: 
 def capped_depth(mask: Array, cap: float) -> Array:
     """Euclidean distance of each pixel of the mask to the nearest one outside, at most ``cap``.
 
-    Since nothing above the cap matters, each axis needs few offsets of the lower envelope of parabolas.
+    Since nothing above the cap matters, each axis needs few offsets of the lower envelope of parabolas, in integers.
 
     Args:
         mask: ``(*b)`` bool.
@@ -42,12 +42,17 @@ def capped_depth(mask: Array, cap: float) -> Array:
         array: float64 ``(*b)``, 0 outside the mask.
     """
     reach = int(np.ceil(cap))
-    squares = np.where(mask, np.float32(reach * reach + 1), np.float32(0))
+    far = reach * reach + 1
+    squares = mask * np.min_scalar_type(far + reach * reach).type(far)
     for axis in range(mask.ndim):
-        before, ahead = squares.copy(), (slice(None),) * axis
-        for step in range(1, min(reach, mask.shape[axis] - 1) + 1):
-            late, early = (*ahead, slice(step, None)), (*ahead, slice(None, -step))
-            raised = before + np.float32(step * step)
-            np.minimum(squares[late], raised[early], out=squares[late])
-            np.minimum(squares[early], raised[late], out=squares[early])
-    return np.minimum(np.sqrt(squares.astype(np.float64)), cap)
+        lines = np.ascontiguousarray(squares.swapaxes(0, axis))
+        count, steps = len(lines), min(reach, mask.shape[axis] - 1)
+        wide = np.full((count + 2 * steps, *lines.shape[1:]), far, lines.dtype)
+        wide[steps : steps + count] = lines
+        nearest = np.empty_like(lines)
+        for step in range(1, steps + 1):
+            np.minimum(wide[steps - step :][:count], wide[steps + step :][:count], out=nearest)
+            nearest += lines.dtype.type(step * step)
+            np.minimum(lines, nearest, out=lines)
+        squares = lines.swapaxes(0, axis)
+    return np.minimum(np.sqrt(np.arange(far + 1)), cap).take(squares)

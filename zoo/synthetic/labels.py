@@ -1,11 +1,11 @@
 """Labels: how anomalous a changed pixel is, in [0, 1]."""
 
+import math
 from collections.abc import Iterator
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -55,7 +55,6 @@ def anomaly_label(altered: Any, original: Any, mask: Any, sigma: float = 0.2) ->
 
 def _write_label(label: Array, altered: Array, original: Array, mask: Array, sigma: float) -> None:
     for island in islands(mask):
-        components, _ = ndimage.label(mask[island])
         own, changed = label[island], mask[island]
         change = np.abs(altered[(slice(None), *island)] - original[(slice(None), *island)])[:, changed]
         change = change[0] if len(change) == 1 else change.mean(0)
@@ -63,8 +62,8 @@ def _write_label(label: Array, altered: Array, original: Array, mask: Array, sig
         if not np.isfinite(values).all():
             raise ValueError("the altered image is not finite inside the mask")
         own[changed] = values
-        for box in ndimage.find_objects(components):  # in order: boxes may overlap, later ones see earlier results
-            if max(part.stop - part.start for part in box) > 1:
+        for box in _component_boxes(changed):  # in order: boxes may overlap, later ones see earlier results
+            if own[box].size > 1:
                 own[box] = fill_holes(close(own[box]))
 
 
@@ -93,6 +92,16 @@ def islands(mask: Array) -> Iterator[tuple[slice, ...]]:
         for run in reversed(np.split(held, np.add(breaks, 1)) if len(breaks) else [held]):
             cut = slice(start + int(run[0]), start + int(run[-1]) + 1)
             waiting.append(((*box[:axis], cut, *box[axis + 1 :]), (axis + 1) % dims, settled))
+
+
+def _component_boxes(mask: Array) -> list[Any]:
+    """Boxes of the components of a mask that touches every side of its array (cross connectivity), by first pixel."""
+    if mask.ndim == 2:
+        starts = np.count_nonzero(mask[:, 1:] & ~mask[:, :-1], 1) + mask[:, 0]
+        if (starts == 1).all() and (mask[1:] & mask[:-1]).any(1).all():  # a run in each row, joined to the next one
+            return [(slice(None), slice(None))]
+    components, count = ndimage.label(mask)
+    return [(slice(None),) * mask.ndim] if count == 1 else ndimage.find_objects(components)
 
 
 def close(values: Array) -> Array:
@@ -132,9 +141,10 @@ def _along(values: Any, axis: int, larger: Any) -> Any:
 def fill_holes(values: Array) -> Array:
     """Raise grey-scale holes that do not touch the border, with the neighbourhood of connectivity 2.
 
-    A pixel gets the lowest level at which it is connected to the border. Straight lines to the border bound that level
-    from above and meet it for most pixels. From the others one descends: who arrives at a settled pixel keeps its
-    value, who ends in a minimum gets that basin's level, found by passing levels between neighbouring basins.
+    A pixel gets the lowest level at which it is connected to the border. Where nothing on a straight line to the border
+    is higher, that is its own value; and so it is beside such a pixel that is not higher. From the others one descends:
+    who arrives at a settled pixel keeps its value, who ends in a minimum gets that basin's level, found by passing
+    levels between neighbouring basins.
 
     Args:
         values: ``(*b)``.
@@ -142,80 +152,82 @@ def fill_holes(values: Array) -> Array:
     Returns:
         array: new ``(*b)``, never lower than the input.
     """
-    level = _level_along_lines(values)
-    flat, lowest = level.reshape(-1), np.ascontiguousarray(values).reshape(-1)
-    open_ = np.flatnonzero(flat > lowest)
-    if not len(open_):
-        return level
-    strides = np.array([int(np.prod(values.shape[axis + 1 :])) for axis in range(values.ndim)])
-    around = open_ + (_neighbours(values.ndim) @ strides)[:, None]
-    place = np.full(len(flat), -1)  # among the open pixels; -1 for settled ones
-    place[open_] = np.arange(len(open_))
-    near, beside, own = lowest.take(around), place.take(around), lowest[open_]
-    flat[open_] = own
-    falling = np.flatnonzero(~((near <= own) & (beside < 0)).any(0))
+    level = np.ascontiguousarray(values).copy()
+    settled = np.where(_level_along_lines(values) > values, np.asarray(np.inf, values.dtype), values)
+    falling = np.flatnonzero(neighbourhood(settled, values.ndim, np.minimum) > values)
     if len(falling):
-        near, beside, own = near[:, falling], beside[:, falling], own[falling]
-        flat[open_[falling]] = np.maximum(own, _basin_levels(falling, near, beside, own, len(open_)))
+        flat = level.reshape(-1)
+        flat[falling] = _basin_levels(flat, falling, falling + _offsets(values.shape)[:, None])
     return level
-
-
-def _basin_levels(falling: Array, near: Array, beside: Array, own: Array, count: int) -> Array:
-    """Level of the basin of each falling pixel, -inf where descent ends at a settled pixel.
-
-    Args:
-        falling: ``(n,)`` numbers of pixels without a settled neighbour as low as they are.
-        near: ``(k, n)`` values of their neighbours.
-        beside: ``(k, n)`` numbers of these, -1 for settled ones.
-        own: ``(n,)`` values.
-        count: how many numbers there are.
-    """
-    steepest, column = near.argmin(0), np.arange(len(falling))
-    target, value = beside[steepest, column], near[steepest, column]
-    bottom = np.full(count + 1, count)  # the last number is whatever is settled
-    bottom[falling] = np.where((value < own) | ((value == own) & (target < falling)), target, falling)
-    while True:
-        further = bottom.take(bottom)
-        if np.array_equal(further, bottom):
-            break
-        bottom = further
-    here, there = np.broadcast_to(bottom[falling], near.shape), bottom.take(beside)
-    across = np.flatnonzero((here != there) & (here < count))
-    height = np.maximum(near, own).take(across)
-    here, there = here.ravel().take(across), there.take(across)
-    levels = np.full(count + 1, np.inf, own.dtype)
-    levels[-1] = -np.inf
-    while True:
-        lowered = levels.copy()
-        np.minimum.at(lowered, here, np.maximum(height, levels.take(there)))
-        if np.array_equal(lowered, levels):
-            return levels[bottom[falling]]
-        levels = lowered
 
 
 def _level_along_lines(values: Array) -> Array:
     """Lowest of the largest values towards the border along the axes, in 3-D along the first two."""
-    if values.ndim < 3:
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        lines = [tensor.cummax(axis).values for axis in range(values.ndim)]
-        lines += [tensor.flip(axis).cummax(axis).values.flip(axis) for axis in range(values.ndim)]
-        return np.asarray(reduce(torch.minimum, lines).numpy())
-    level = np.full_like(values, np.inf)
+    levels = []
     for axis in (0, 1):
-        planes, lowered = values.swapaxes(0, axis), level.swapaxes(0, axis)
-        for step in (1, -1):
-            reached = planes[::step][0].copy()
-            for plane, low in zip(planes[::step], lowered[::step], strict=True):
-                np.maximum(reached, plane, out=reached)
-                np.minimum(low, reached, out=low)
-    level[..., [0, -1]] = values[..., [0, -1]]
+        ahead = behind = np.ascontiguousarray(values.swapaxes(0, axis))
+        step = 1
+        while step < len(ahead):
+            ahead, behind, before, after = np.empty_like(ahead), np.empty_like(behind), ahead, behind
+            ahead[:step], behind[-step:] = before[:step], after[-step:]
+            np.maximum(before[step:], before[:-step], out=ahead[step:])
+            np.maximum(after[step:], after[:-step], out=behind[:-step])
+            step *= 2
+        levels.append(np.minimum(ahead, behind).swapaxes(0, axis))
+    level = np.minimum(*levels)
+    if values.ndim > 2:
+        level[..., [0, -1]] = values[..., [0, -1]]
     return level
 
 
-@lru_cache(maxsize=4)
-def _neighbours(dims: int) -> Array:
-    near = np.argwhere(ndimage.generate_binary_structure(dims, 2)) - 1
-    return near[np.abs(near).any(1)]
+def _basin_levels(lowest: Array, falling: Array, around: Array) -> Array:
+    """Levels ``(n,)`` of the pixels without a settled neighbour that is as low as they are.
+
+    Args:
+        lowest: values of all pixels.
+        falling: ``(n,)`` where these pixels are.
+        around: ``(k, n)`` where their neighbours are.
+    """
+    count = len(falling)
+    numbers = np.arange(count)
+    place = np.full(len(lowest), count)  # the last number is whatever is settled
+    place[falling] = numbers
+    near, beside, own = lowest.take(around), place.take(around), lowest.take(falling)
+    steepest = near.argmin(0)
+    target, value = beside[steepest, numbers], near[steepest, numbers]
+    down = (value < own) | ((value == own) & ((target < numbers) | (target == count)))
+    bottom = np.append(np.where(down, target, numbers), count)
+    while True:
+        further = bottom.take(bottom)
+        if (further == bottom).all():
+            break
+        bottom = further
+    basin, there = bottom[:-1], bottom.take(beside)
+    across = np.flatnonzero((basin != there) & (basin < count))
+    here, there = basin.take(across % count), there.reshape(-1).take(across)
+    return np.maximum(own, _spill(here, there, np.maximum(near, own).reshape(-1).take(across), count).take(basin))
+
+
+def _spill(here: Array, there: Array, height: Array, last: int) -> Array:
+    """Levels of basins of which each pair of neighbours is parted by a height, and the last has the lowest level."""
+    levels = np.full(last + 1, np.inf, height.dtype)
+    settled = there == last
+    np.minimum.at(levels, here[settled], height[settled])
+    levels[last] = -np.inf
+    here, there, height = here[~settled], there[~settled], height[~settled]
+    while True:
+        lowered = levels.copy()
+        np.minimum.at(lowered, here, np.maximum(height, levels.take(there)))
+        if (lowered == levels).all():
+            return levels
+        levels = lowered
+
+
+@lru_cache(maxsize=2048)
+def _offsets(size: tuple[int, ...]) -> Array:
+    """Steps in memory to the neighbours of a pixel."""
+    near = np.argwhere(ndimage.generate_binary_structure(len(size), 2)) - 1
+    return near[np.abs(near).any(1)] @ [math.prod(size[axis + 1 :]) for axis in range(len(size))]
 
 
 def logistic_label(altered: Any, original: Any, mask: Any, scale: float, shift: float) -> Any:

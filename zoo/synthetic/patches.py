@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.synthetic.shapes import rotation
+from zoo.synthetic.shapes import pixels_of, rotation
 from zoo.synthetic.splines import sample_zero_outside
 
 Array = NDArray[Any]
@@ -69,14 +69,18 @@ def take(
         array: ``(C, *box)``.
     """
     cut = tuple(slice(int(c), int(c) + int(n)) for c, n in zip(corner, region.size, strict=True))
-    places = np.arange(int(np.prod(box))) if wanted is None else np.flatnonzero(wanted)
-    lines = np.unravel_index(places, tuple(box))
-    positions = np.stack([sum(w * line for w, line in zip(row, lines, strict=True)) for row in region.matrix])
-    values = sample_zero_outside(source[(slice(None), *cut)], positions - region.low[:, None])
+    places, pixels = pixels_of(np.ones(tuple(box), bool) if wanted is None else wanted)
+    positions = np.empty(pixels.shape)
+    for own, row, low in zip(positions, region.matrix, region.low, strict=True):
+        np.multiply(pixels[0], row[0], out=own)
+        for weight, line in zip(row[1:], pixels[1:], strict=True):
+            own += weight * line
+        own -= low
+    values = sample_zero_outside(source[(slice(None), *cut)], positions)
     flat = source.reshape(len(source), -1)
-    patch = np.zeros((len(source), int(np.prod(box))), source.dtype)
-    patch[:, places] = np.clip(values, flat.min(1)[:, None], flat.max(1)[:, None])
-    return patch.reshape(len(source), *box)
+    patch = np.zeros((len(source), *box), source.dtype)
+    patch.reshape(len(source), -1)[:, places] = np.clip(values, flat.min(1)[:, None], flat.max(1)[:, None])
+    return patch
 
 
 def needed_by_blend(mask: Array) -> Array:

@@ -81,7 +81,7 @@ def _inside(kind: Kind, size: Array, matrix: Array, box: Array) -> Array:
     for row in inverse:
         local: Any = row[-1] * lines[-1]
         for weight, line in zip(row[-2::-1], lines[-2::-1], strict=True):
-            local = np.add.outer(weight * line, local)
+            local = (weight * line).reshape(-1, *[1] * local.ndim) + local
         if kind == "rect":
             np.abs(local, out=local)
             total = local if total is None else np.maximum(total, local, out=total)
@@ -172,6 +172,25 @@ def place(
         if foreground is None or foreground[box_of(corner, mask.shape)][mask].mean() >= 0.5:
             return corner
     return None
+
+
+def pixels_of(mask: Array) -> tuple[Array, Array]:
+    """Where a mask is set, in memory order.
+
+    Args:
+        mask: ``(*b)`` bool.
+
+    Returns:
+        tuple: places ``(n,)`` in the flat array, and indices ``(D, n)``.
+    """
+    rest = places = np.flatnonzero(mask)
+    pixels = np.empty((mask.ndim, len(places)), places.dtype)
+    for axis in range(mask.ndim - 1, 0, -1):
+        ahead = rest // mask.shape[axis]
+        np.subtract(rest, ahead * mask.shape[axis], out=pixels[axis])
+        rest = ahead
+    pixels[0] = rest
+    return places, pixels
 
 
 def box_of(corner: Sequence[int] | Array, sides: Sequence[int] | Array) -> tuple[slice, ...]:

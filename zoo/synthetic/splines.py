@@ -16,6 +16,7 @@ from zoo.synthetic.separable import along_axes
 Array = NDArray[Any]
 Edge = Literal["nearest", "mirror"]
 MARGIN = 12  # pixels by which scipy repeats the edges before it filters
+NEGLIGIBLE = 1e-30  # a coefficient's share of a sample far away, of which products of float32 would be slow
 
 
 @lru_cache(maxsize=512)
@@ -35,7 +36,7 @@ def spline_matrix(n: int, edge: Edge, dtype: Any = np.float64) -> Array:
     if edge == "nearest":
         signal = np.pad(signal, ((MARGIN, MARGIN), (0, 0)), "edge")
     matrix = ndimage.spline_filter1d(signal, 3, axis=0, mode=edge) if len(signal) > 1 else signal
-    matrix = matrix.astype(dtype)
+    matrix = np.where(np.abs(matrix) < NEGLIGIBLE, 0, matrix).astype(dtype)
     matrix.flags.writeable = False
     return matrix
 
@@ -46,17 +47,14 @@ def sample_edges_repeated(values: Array, positions: Array) -> Array:
     Returns:
         array: ``(C, n)`` of the input's dtype.
     """
-    if values.ndim == 3:  # in planes the recursive filter costs less than products
-        rows, columns = (np.clip(np.arange(-MARGIN, n + MARGIN), 0, n - 1) for n in values.shape[1:])
-        coefficients = _filtered(values.take(rows, 1).take(columns, 2))
-        return _evaluate(coefficients, positions + MARGIN, "nearest", values.dtype)
     low = np.maximum(np.floor(positions.min(1)).astype(int) - 1, -MARGIN)
     high = np.minimum(np.floor(positions.max(1)).astype(int) + 3, np.array(values.shape[1:]) + MARGIN)
+    exact = _exact(values)
     matrices = [
-        spline_matrix(n, "nearest", values.dtype)[a + MARGIN : b + MARGIN]
+        spline_matrix(n, "nearest", exact.dtype)[a + MARGIN : b + MARGIN]
         for n, a, b in zip(values.shape[1:], low, high, strict=True)
     ]
-    return _evaluate(along_axes(values, matrices), positions - low[:, None], "nearest", values.dtype)
+    return _evaluate(along_axes(exact, matrices), positions - low[:, None], "nearest", values.dtype)
 
 
 def sample_zero_outside(values: Array, positions: Array) -> Array:
@@ -65,14 +63,14 @@ def sample_zero_outside(values: Array, positions: Array) -> Array:
     Returns:
         array: ``(C, n)`` of the input's dtype.
     """
-    if values.ndim == 3:
-        return _evaluate(_filtered(values), positions, "constant", values.dtype)
-    matrices = [spline_matrix(n, "mirror", values.dtype) for n in values.shape[1:]]
-    return _evaluate(along_axes(values, matrices), positions, "constant", values.dtype)
+    exact = _exact(values)
+    matrices = [spline_matrix(n, "mirror", exact.dtype) for n in values.shape[1:]]
+    return _evaluate(along_axes(exact, matrices), positions, "constant", values.dtype)
 
 
-def _filtered(planes: Array) -> Array:
-    return np.stack([ndimage.spline_filter(plane, 3, mode="mirror") for plane in planes])
+def _exact(values: Array) -> Array:
+    """Planes in double precision, which costs little there."""
+    return values.astype(np.float64) if values.ndim == 3 else values
 
 
 def _evaluate(coefficients: Array, positions: Array, mode: str, dtype: Any) -> Array:
