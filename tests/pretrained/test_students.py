@@ -94,11 +94,54 @@ def test_mirrored_network_rebuilds_the_shapes_of_the_published_teacher():
     assert first.body[-1].num_features == 128
 
 
+def test_wide_student_has_the_authors_number_of_parameters():
+    """Embedding and decoder of the published code for Wide ResNet-50-2, without its unused fourth convolution."""
+    with torch.device("meta"):
+        student = MirroredResNet(
+            (256, 512, 1024), inner_share=0.5, bottleneck=True, depths=(3, 4, 6), embedding_depth=3
+        )
+    assert sum(p.numel() for p in [*student.align.parameters(), *student.embedding.parameters()]) == 58_885_120
+    assert sum(parameter.numel() for parameter in student.decoder.parameters()) == 24_917_504
+
+
+LITE = {"image_size": 32, "backbone": "tf_efficientnet_lite0", "layers": ("blocks.1", "blocks.2"), "weights": "random"}
+
+
+def test_features_of_both_signs_are_learnt():
+    """EfficientNet's blocks end without ReLU: a student that ends with one could not rebuild their maps."""
+    torch.manual_seed(0)
+    model = zoo.create_model("reverse_distillation", **LITE)
+    model.log = lambda *_, **__: None
+    optimizer = torch.optim.Adam(model.student.parameters(), lr=0.01)
+    image, losses = torch.rand(8, 1, 32, 32), []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = model.train().training_step({"image": image}, 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_features_of_both_signs_are_rebuilt_by_deep_feature_reconstruction():
+    model = zoo.create_model("dfr", **LITE).eval()
+    features = model.features(torch.rand(2, 1, 32, 32))
+    assert float(features.min()) < 0
+    assert float(model.network(features).detach().min()) < 0
+
+
+def test_networks_of_rectified_features_end_with_a_relu_as_published():
+    ends = zoo.create_model("dfr", **find("dfr").tiny).network[-1][-1]
+    assert isinstance(ends, torch.nn.ReLU)
+    student = zoo.create_model("reverse_distillation", **find("reverse_distillation").tiny).student
+    assert all(block.rectified for stage in student.decoder for block in stage)
+
+
 def test_unfit_layers_and_sizes_are_refused():
     tiny = find("reverse_distillation").tiny
     with pytest.raises(UserError, match="multiples of 16"):
         zoo.create_model("reverse_distillation", **tiny | {"image_size": 40})
-    with pytest.raises(UserError, match="successive"):
+    with pytest.raises(UserError, match=r"strides \(4, 16\).*halve"):
         zoo.create_model("reverse_distillation", **tiny | {"layers": ("layer1", "layer3")})
     with pytest.raises(UserError, match="no layer 'layer1'"):
         zoo.create_model("reverse_distillation", **tiny | {"backbone": "vgg11"})

@@ -107,6 +107,13 @@ class FeatureExtractor(nn.Module):
         """Follow the mode only where ``statistics`` is ``batch``."""
         return super().train(mode and self.statistics == "batch")
 
+    @torch.no_grad()
+    def signed(self) -> bool:
+        """Whether a layer's map can be negative, as seen on an image of noise: not where layers end in ReLUs."""
+        side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
+        noise = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        return any(bool((values < 0).any()) for values in self(noise))
+
     def parts(self, image: Tensor) -> Iterator[list[Tensor]]:
         """What calling gives, a few images at a time and with the channels last in memory: faster on a CPU.
 

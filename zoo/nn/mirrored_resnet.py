@@ -18,6 +18,7 @@ class MirroredResNet(nn.Module):
         bottleneck: blocks of three convolutions (1 x 1, 3 x 3, 1 x 1) instead of two 3 x 3 ones.
         depths: blocks of the decoder's stages, the coarsest first.
         embedding_depth: blocks of the embedding.
+        signed: the maps can be negative: the decoder's stages then end without ReLU.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class MirroredResNet(nn.Module):
         bottleneck: bool,
         depths: tuple[int, ...],
         embedding_depth: int,
+        signed: bool = False,
     ) -> None:
         super().__init__()
         last = channels[-1]
@@ -40,7 +42,9 @@ class MirroredResNet(nn.Module):
             inner = int(after * inner_share)
             first = ResidualBlock(before, inner, after, bottleneck=bottleneck, up=up, down=not up)
             others = (ResidualBlock(after, inner, after, bottleneck=bottleneck) for _ in range(depth - 1))
-            return nn.Sequential(first, *others)
+            blocks = [first, *others]
+            blocks[-1].rectified = not (up and signed)
+            return nn.Sequential(*blocks)
 
         self.embedding = stage(len(channels) * last, 2 * last, embedding_depth, up=False)
         sizes = (2 * last, *reversed(channels))
@@ -69,12 +73,16 @@ class ResidualBlock(nn.Module):
         bottleneck: three convolutions instead of two.
         up: double the map.
         down: halve the map.
+
+    Attributes:
+        rectified: the block ends with a ReLU.
     """
 
     def __init__(
         self, before: int, inner: int, after: int, *, bottleneck: bool, up: bool = False, down: bool = False
     ) -> None:
         super().__init__()
+        self.rectified = True
         if bottleneck:
             first = _unit(nn.Conv2d(before, inner, 1, bias=False))
             middle, last = _scaling(inner, inner, up, down), nn.Conv2d(inner, after, 1, bias=False)
@@ -89,7 +97,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, h, w)`` to ``(B, after, h', w')``."""
-        return torch.relu(self.body(x) + self.shortcut(x))
+        values = self.body(x) + self.shortcut(x)
+        return torch.relu(values) if self.rectified else values
 
 
 def _unit(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:

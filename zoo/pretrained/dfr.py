@@ -25,7 +25,8 @@ class DeepFeatureReconstruction(AnomalyModule):
     """Deep feature reconstruction (DFR).
 
     Images in [0, 1], 1 or 3 channels. The paper estimates the code's channels by a PCA; the code compared here fixes
-    them, and so do we.
+    them, and so do we. That code's network ends with a ReLU, as the features compared there do; it is left out where
+    features can be negative.
 
     Args:
         image_size: (H, W) in pixels, multiples of 4.
@@ -93,20 +94,23 @@ class DeepFeatureReconstruction(AnomalyModule):
         )
         channels, code = sum(self.extractor.channels), hp["latent_channels"]
         widths = (channels, (channels + 2 * code) // 2, 2 * code, code, 2 * code, (channels + 2 * code) // 2, channels)
-        self.network = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(source, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-                for source, width in itertools.pairwise(widths)
-            )
-        )
+        blocks = [
+            [nn.Conv2d(source, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            for source, width in itertools.pairwise(widths)
+        ]
+        if self.extractor.signed():
+            blocks[-1].pop()
+        self.network = nn.Sequential(*(nn.Sequential(*block) for block in blocks))
 
     def features(self, image: Tensor) -> Tensor:
         """All maps on one grid: ``(B, C, H, W)`` -> ``(B, K, H / 4, W / 4)``."""
-        resized = (
-            F.interpolate(values, size=image.shape[2:], mode="bilinear", align_corners=True)
-            for values in self.extractor(image)
-        )
-        return torch.cat([F.avg_pool2d(values, _STRIDE) for values in resized], dim=1)
+        found = []
+        for values in self.extractor(image):
+            rows, columns = (
+                _resampling(values, axis, side) for axis, side in zip((2, 3), image.shape[2:], strict=True)
+            )
+            found.append(rows.mT @ (values @ columns))
+        return torch.cat(found, dim=1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error between the features and their reconstruction."""
@@ -127,3 +131,10 @@ class DeepFeatureReconstruction(AnomalyModule):
         foreground = (image > 0).any(dim=1, keepdim=True) if self.hparams["score_foreground"] else None
         score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"], foreground)
         return Prediction(score, anomaly_map)
+
+
+def _resampling(values: Tensor, axis: int, side: int) -> Tensor:
+    """``(n, side / 4)``: enlarging n places to the image's side and averaging over 4, as one product."""
+    identity = torch.eye(values.shape[axis], device=values.device)[None]
+    enlarged = F.interpolate(identity, size=side, mode="linear", align_corners=True)
+    return F.avg_pool1d(enlarged, _STRIDE)[0].to(values.dtype)

@@ -17,6 +17,8 @@ from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.scoring.residual import cosine_map
 from zoo.scoring.smoothing import gaussian_blur
 
+_RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
 
 class ReverseDistillation(AnomalyModule):
     """Reverse distillation (RD4AD).
@@ -26,9 +28,11 @@ class ReverseDistillation(AnomalyModule):
     Args:
         image_size: (H, W) in pixels, multiples of twice the last layer's stride (32 with the defaults).
         in_channels: 1 or 3.
-        backbone: a timm ResNet, the teacher; the student is built from the same kind of blocks, its embedding as wide
-            as the teacher's next stage.
-        layers: its stages that are rebuilt, successive ones of ``layer1`` to ``layer4``.
+        backbone: a timm model, the teacher. Of a ResNet the student has the same kind and number of blocks, and its
+            embedding is as wide as the teacher's next stage; of others, which the paper does not treat, it has two
+            blocks of two 3 x 3 convolutions a stage.
+        layers: its layers that are rebuilt, each of half the size of the one before: successive ones of ``layer1`` to
+            ``layer4`` of a ResNet.
         weights: of the teacher: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
         score: pooling of the map to the image score.
@@ -68,30 +72,37 @@ class ReverseDistillation(AnomalyModule):
         """Create the teacher and the student that mirrors it.
 
         Raises:
-            UserError: a backbone that is no ResNet, layers that do not follow each other, or an unfit image size.
+            UserError: layers whose maps do not halve from one to the next, or an unfit image size.
         """
         hp = self.hparams
         layers = tuple(hp["layers"])
-        known = ("layer1", "layer2", "layer3", "layer4")
-        if not layers or layers not in [known[low : low + len(layers)] for low in range(4)]:
-            raise UserError(f"layers {layers}: reverse distillation needs successive ones of layer1 to layer4")
         self.teacher = FeatureExtractor(hp["backbone"], layers, weights=hp["weights"], in_channels=self.in_channels)
-        multiple = 2 * self.teacher.strides[-1]
+        strides = self.teacher.strides
+        if strides != tuple(strides[0] * 2**level for level in range(len(layers))):
+            raise UserError(
+                f"layers {layers} of {hp['backbone']} have strides {strides}: reverse distillation needs layers whose "
+                "maps halve from one to the next, for example layer1, layer2 and layer3 of a ResNet"
+            )
+        multiple = 2 * strides[-1]
         if any(side % multiple for side in self.image_size):
             raise UserError(
                 f"image_size {self.image_size}: reverse distillation needs sides that are multiples of {multiple}"
             )
-        stages: list[Any] = [self.teacher.backbone.get_submodule(name) for name in (*layers, "layer4")]
+        self.student = MirroredResNet(self.teacher.channels, signed=self.teacher.signed(), **self._blocks(layers))
+
+    def _blocks(self, layers: tuple[str, ...]) -> dict[str, Any]:
+        """Kind and number of the student's blocks."""
+        found = dict(self.teacher.backbone.named_children())
+        stages: list[Any] = [found.get(name) for name in (*layers, "layer4")]
+        if not set(layers) <= set(_RESNET_STAGES) or not all(hasattr(stage[0], "conv2") for stage in stages):
+            return {"inner_share": 1.0, "bottleneck": False, "depths": (2,) * len(layers), "embedding_depth": 2}
         first = stages[0][0]
-        if not hasattr(first, "conv2"):
-            raise UserError(f"backbone {hp['backbone']}: reverse distillation mirrors ResNets, for example resnet18")
-        self.student = MirroredResNet(
-            self.teacher.channels,
-            inner_share=first.conv2.out_channels / self.teacher.channels[0],
-            bottleneck=hasattr(first, "conv3"),
-            depths=tuple(len(stage) for stage in stages[:-1]),
-            embedding_depth=len(stages[-1]),
-        )
+        return {
+            "inner_share": first.conv2.out_channels / self.teacher.channels[0],
+            "bottleneck": hasattr(first, "conv3"),
+            "depths": tuple(len(stage) for stage in stages[:-1]),
+            "embedding_depth": len(stages[-1]),
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum over the layers of 1 - cosine of the whole maps, each flattened to one vector an image."""
