@@ -5,14 +5,24 @@ Usage: ``python -m benchmarks.phantom_difficulty --seeds 0 1 --preset small --fo
 A phantom is useful while each baseline stays between chance and certainty (0.55 to 0.95), and when gliomas and strokes
 are found best in FLAIR, then T2, then T1. Rerun after any change of `datamodules.phantoms`.
 
-Intensity is counted in whichever direction separates better, because lesions may be bright or dark. Brains are
-equalised as the feature autoencoder does; z-scores and components are taken per axial level.
+What is measured:
+
+- Only what the picture shows counts: the endoscope's window without its inset, the stripped brain, the whole film. The
+  black around them is no achievement at all, and would raise every pixel AUROC.
+- Brains are equalised as the feature autoencoder does; z-scores and components are taken per axial level.
+- Films are equalised as well. That gives all of them the same grey values, so the intensity of a whole film says
+  nothing by construction, and the cell stays empty (``-``); its pixels are measured.
+- In a frame of an endoscope brightness is distance to the lamp. Intensity and z-score of frames are those of the
+  redness (R - G) / (R + G + B), which exposure does not change; the other two baselines see all colours.
+- Lesions may be bright or dark, so intensity counts in the direction in which it separates the pixels better.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +46,7 @@ STROKES = ("isles15:flair", "isles15:t2", "isles15:t1")
 
 
 class Data(NamedTuple):
-    """Healthy training images, test images (N, C, SIDE, SIDE), masks (N, SIDE, SIDE) and labels (N,).
+    """Healthy training images, test images (N, C, SIDE, SIDE), masks and what is shown (N, SIDE, SIDE), labels (N,).
 
     Images are ordered by subject and then by level; pictures have one level.
     """
@@ -44,6 +54,7 @@ class Data(NamedTuple):
     train: Pixels
     test: Pixels
     masks: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
     labels: NDArray[np.int64]
     levels: int = 1
 
@@ -88,7 +99,12 @@ def pictures(root: Path, name: str) -> Data:
         images = [_equalise(part[:, :1]) for part in images]
     empty = np.zeros((SIDE, SIDE), bool)
     masks = np.stack([_mask(root / row["mask"]) if row["mask"] else empty for row in test])
-    return Data(images[0], images[1], masks, np.array([int(row["anomalous"]) for row in test]))
+    shown = np.ones_like(masks)
+    if name == "hyper_kvasir":
+        places = [root / "_phantom_truth/foreground" / f"{row['path'].removesuffix('.jpg')}.png" for row in test]
+        # one pixel less, because the shrunken frame is dim there
+        shown = np.stack([ndimage.binary_erosion(_mask(place)) for place in places])
+    return Data(images[0], images[1], masks, shown, np.array([int(row["anomalous"]) for row in test]))
 
 
 LEVELS = 20
@@ -114,6 +130,7 @@ def _slices(values: Pixels, marks: NDArray[Any]) -> tuple[Pixels, NDArray[np.boo
     return picked(equal)[:, None], picked(marks > 0) > 0.5
 
 
+@functools.cache
 def healthy_slices(preset: str, seed: int, sequence: str) -> Pixels:
     """Slices of the volunteers of the HCP phantom, who are given a FLAIR here that the real set lacks."""
     settings = Settings("hcp", preset, seed, 1.0, False, "official")
@@ -130,7 +147,14 @@ def slices(healthy: Pixels, sick: Path, sequence: str) -> Data:
     parts = [_slices(_canonical(sick / row["path"]), _canonical(sick / row["mask"])) for row in rows]
     masks = np.concatenate([part[1] for part in parts])
     images = np.concatenate([part[0] for part in parts])
-    return Data(healthy, images, masks, np.asarray(masks.any((1, 2)), np.int64), LEVELS)
+    return Data(healthy, images, masks, images[:, 0] > 0, np.asarray(masks.any((1, 2)), np.int64), LEVELS)
+
+
+def _plain(images: Pixels) -> Pixels:
+    """Grey values, or the redness of colour images, as (N, 1, SIDE, SIDE)."""
+    if images.shape[1] == 1:
+        return images
+    return ((images[:, 0] - images[:, 1]) / (images.sum(1) + 0.05))[:, None]
 
 
 def _autoencode(train: Pixels, test: Pixels, seed: int) -> Pixels:
@@ -157,37 +181,59 @@ def _autoencode(train: Pixels, test: Pixels, seed: int) -> Pixels:
         return (net(values) - values).abs().mean(1).numpy()
 
 
-def _statistics(train: Pixels, test: Pixels) -> tuple[Pixels, Pixels]:
-    """Absolute z-scores, and residuals after projection on at most 40 principal components; images as rows."""
-    mean, spread = train.mean(0), train.std(0) + 0.02
+def _z_scores(train: Pixels, test: Pixels) -> Pixels:
+    """Absolute z-score of each pixel; images as rows."""
+    spread = train.std(0)
+    # pixels that hardly vary, such as rims, would rule otherwise
+    floor = 0.25 * np.median(spread[spread > 0])
+    return np.abs(test - train.mean(0)) / (spread + floor)
+
+
+def _residuals(train: Pixels, test: Pixels) -> Pixels:
+    """Absolute residual after projection on at most 40 principal components; images as rows."""
+    mean = train.mean(0)
     basis = np.linalg.svd(train - mean, full_matrices=False)[2][: min(40, len(train) * 2 // 5)]
     centred = test - mean
-    return np.abs(centred) / spread, np.abs(centred - centred @ basis.T @ basis)
+    return np.abs(centred - centred @ basis.T @ basis)
+
+
+def _by_level(statistic: Callable[[Pixels, Pixels], Pixels], train: Pixels, test: Pixels, levels: int) -> Pixels:
+    """Apply a statistic of rows to the images of each level, and average the channels: (N, SIDE, SIDE)."""
+    out = np.zeros_like(test)
+    for level in range(levels):
+        part = slice(level, None, levels)
+        rows = (images[part].reshape(len(images[part]), -1) for images in (train, test))
+        out[part] = statistic(*rows).reshape(out[part].shape)
+    return np.asarray(out.mean(1))
 
 
 def maps(data: Data, seed: int) -> dict[str, Pixels]:
     """Return (N, SIDE, SIDE) anomaly maps of the baselines."""
-    scores, residual = np.zeros_like(data.test), np.zeros_like(data.test)
-    for level in range(data.levels):
-        part = slice(level, None, data.levels)
-        rows = (images[part].reshape(len(images[part]), -1) for images in (data.train, data.test))
-        for out, found in zip((scores, residual), _statistics(*rows), strict=True):
-            out[part] = found.reshape(data.test[part].shape)
-    shaped = {"intensity": data.test, "z-score": scores, "pca": residual}
-    averaged = {key: value.mean(1) for key, value in shaped.items()}
-    return {**averaged, "autoencoder": _autoencode(data.train, data.test, seed)}
+    plain = (_plain(data.train), _plain(data.test))
+    return {
+        "intensity": plain[1][:, 0],
+        "z-score": _by_level(_z_scores, *plain, data.levels),
+        "pca": _by_level(_residuals, data.train, data.test, data.levels),
+        "autoencoder": _autoencode(data.train, data.test, seed),
+    }
 
 
-def measure(data: Data, seed: int) -> dict[str, tuple[float, float]]:
-    """Return image and pixel AUROC of each baseline; an image's score is the mean of its highest fiftieth."""
-    out = {}
+def measure(data: Data, seed: int, *, flat: bool) -> dict[str, tuple[float | None, float]]:
+    """Return image and pixel AUROC of each baseline; an image's score is the mean of its highest fiftieth.
+
+    Args:
+        flat: images are equalised one by one, so that the intensity of a whole image is no score.
+    """
+    out: dict[str, tuple[float | None, float]] = {}
     for key, sharp in maps(data, seed).items():
         values = ndimage.gaussian_filter(sharp, (0, 1.5, 1.5))
-        flat = np.sort(values.reshape(len(values), -1), axis=1)[:, -SIDE * SIDE // 50 :].mean(1)
-        pair = [float(roc_auc_score(data.labels, flat)), float(roc_auc_score(data.masks.ravel(), values.ravel()))]
-        if key == "intensity":
-            pair = [max(value, 1 - value) for value in pair]
-        out[key] = (pair[0], pair[1])
+        pixel = float(roc_auc_score(data.masks[data.shown], values[data.shown]))
+        if key == "intensity" and pixel < 0.5:
+            values, pixel = -values, 1 - pixel
+        inside = [np.sort(one[part]) for one, part in zip(values, data.shown, strict=True)]
+        scores = [float(one[-max(1, len(one) // 50) :].mean()) for one in inside]
+        image = float(roc_auc_score(data.labels, scores))
+        out[key] = (None if flat and key == "intensity" else image, pixel)
     return out
 
 
@@ -207,7 +253,8 @@ def main() -> None:
             phantoms.write(name, root, options.preset, seed, difficulty=options.difficulty)
             volunteers = healthy_slices(options.preset, seed, sequence) if sequence else None
             data = pictures(root, name) if volunteers is None else slices(volunteers, root, sequence)
-            cells = [f"{key} {a:.2f}/{b:.2f}" for key, (a, b) in measure(data, seed).items()]
+            found = measure(data, seed, flat=name in ("covidx", "vindr_cxr"))
+            cells = [f"{key} {'-' if a is None else f'{a:.2f}'}/{b:.2f}" for key, (a, b) in found.items()]
             print(f"seed {seed} {entry:15s} image/pixel  " + "  ".join(cells), flush=True)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from datamodules.phantoms.storage import TRUTH, Result, Settings, Truth, write_csv
 
 #: Raised whenever the same arguments would give other pixels.
-VERSION = 2
+VERSION = 3
 MARKER = "PHANTOM_DATA.json"
 PRESETS = ("smoke", "small", "demo", "full-shape")
 _BRAINS = ("hcp", "camcan", "ixi", "brats17", "brats20", "brats21", "brats23", "isles15", "mood_brain")

@@ -98,7 +98,8 @@ def polyps(rng: Rng, wall: Mucosa, contrast: float) -> Polyps:
     empty = np.zeros(shape, np.float32)
     out = Polyps(empty, empty.copy(), empty.copy(), empty.copy(), 0.0, np.zeros(shape, bool))
     for _ in range(1 if rng.random() < 0.9 else 2):
-        size = np.exp(rng.uniform(np.log(0.09), np.log(0.38)))
+        # most polyps that were segmented in Hyper-Kvasir fill more than a tenth of the frame's width
+        size = np.exp(rng.uniform(np.log(0.13), np.log(0.60)))
         for _ in range(50):
             px, py = rng.uniform(-0.62, 0.62, 2)
             if np.hypot(px - wall.lumen[0], py - wall.lumen[1]) > 0.22 + size * 0.4:
@@ -107,17 +108,20 @@ def polyps(rng: Rng, wall: Mucosa, contrast: float) -> Polyps:
         u = (wall.x - px) * np.cos(turn) + (wall.y - py) * np.sin(turn)
         v = (wall.y - py) * np.cos(turn) - (wall.x - px) * np.sin(turn)
         edge = np.hypot(u * aspect, v / aspect) / size
-        edge = edge + 0.10 * field_2d(rng, shape, 10) + 0.03 * field_2d(rng, shape, 24)
-        flat = rng.uniform(0.35, 1.0) * (1 if rng.random() < 0.75 else 0.4) * min(contrast, 1.5)
-        inside = np.where(edge < 1.5, expit((1 - edge) * 16), 0)
-        out.height = out.height + flat * size * 0.75 * np.sqrt(np.clip(1 - edge * edge, 0, 1))
+        edge = edge + 0.10 * field_2d(rng, shape, 10) + 0.02 * field_2d(rng, shape, 24)
+        flat = rng.uniform(0.4, 1.0) * (1 if rng.random() < 0.75 else 0.4) * min(contrast, 1.2)
+        slope = np.clip((1.27 - edge) / 0.54, 0, 1)
+        inside = slope * slope * (3 - 2 * slope)
+        # a dome that leaves the wall at a finite angle: a half-sphere would have a black rim under a frontal lamp
+        dome = np.clip(1 - edge * edge, 0, 1) * (1.25 - 0.25 * np.clip(1 - edge * edge, 0, 1))
+        out.height = out.height + flat * size * 0.55 * ndimage.gaussian_filter(dome, 0.008 * min(shape), truncate=3)
         out.texture = out.texture + inside * field_2d(rng, shape, rng.uniform(50, 90))
-        rim = np.where(edge < 1.5, np.exp(-(((edge - 1.05) / 0.10) ** 2)), 0)
+        rim = np.where(edge < 1.35, np.exp(-(((edge - 1.05) / 0.13) ** 2)), 0)
         out.shadow = np.maximum(out.shadow, rim * flat)
         out.weight = np.maximum(out.weight, inside)
         out.mask |= edge < 1.0
-    out.colour = float(rng.choice([1, -1], p=[0.7, 0.3]) * rng.uniform(0.35, 1.1) * contrast)
-    out.texture = out.texture * (0.10 * rng.uniform(0.3, 1) * contrast)
+    out.colour = float(rng.choice([1, -0.6], p=[0.7, 0.3]) * rng.uniform(0.25, 1.0) * contrast)
+    out.texture = out.texture * (0.08 * rng.uniform(0.3, 1) * contrast)
     return out
 
 
@@ -145,7 +149,8 @@ def photograph(rng: Rng, wall: Mucosa, growth: Polyps | None) -> Array:
     if growth is not None:
         relief = relief * (1 - 0.7 * growth.weight) + growth.height
         vessels = vessels * (1 - 0.8 * growth.weight)
-        albedo = albedo * (1 + growth.weight[..., None] * np.array([0.05, -0.17, -0.15], np.float32) * growth.colour)
+        tint = np.array([0.05 * abs(growth.colour), -0.17 * growth.colour, -0.15 * growth.colour], np.float32)
+        albedo = albedo * (1 + growth.weight[..., None] * tint)
         albedo = albedo * (1 + growth.texture[..., None] * np.array([0.4, 1, 1], np.float32))
         shadow = growth.shadow
     slope_y, slope_x = np.gradient(ndimage.gaussian_filter(relief, 0.8), 2 / min(shape))

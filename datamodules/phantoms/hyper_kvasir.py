@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[int, int, int, int | None]] = {
 #: (height, width) of common official images.
 SIZES = ((529, 622), (576, 720), (576, 768), (1024, 1280), (1072, 1920))
 #: Contrast at difficulty 1, from the baselines of `benchmarks/phantom_difficulty.py`.
-CALIBRATED = 1.7
+CALIBRATED = 1.5
 LOWER, UPPER = "lower-gi-tract", "upper-gi-tract"
 OTHER = (
     (LOWER, "anatomical-landmarks", "ileum"),
