@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -165,10 +166,13 @@ def _nothing(root: Path, name: str, sequence: str) -> str:
 
 
 def _volumes(root: Path, pattern: str) -> list[Path]:
+    """Volumes below ``root`` by a pattern of their names, which may be spelled in any case (``.NII.GZ``)."""
+    folder, _, name = pattern.rpartition("/")
     return sorted(
         path
-        for path in root.rglob(pattern)
-        if suffix(path) in NIFTI and path.is_file() and not is_hidden(path) and "_phantom_truth" not in path.parts
+        for path in root.rglob(f"{folder}/*" if folder else "*")
+        if suffix(path) in NIFTI and fnmatchcase(path.name.lower(), name.lower())
+        if path.is_file() and not is_hidden(path) and "_phantom_truth" not in path.parts
     )
 
 
@@ -347,9 +351,12 @@ def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
     volume, affine, truth = read_volume(record, unstripped)
     volumes = [volume]
     for path in record.companions:
-        other, _ = read_nifti(path, canonical=True)
+        other, frame = read_nifti(path, canonical=True)
         if other.shape != volume.shape:
             raise BadFile(path, f"grid {other.shape}, {Path(record.image).name} has {volume.shape}", "fetch both again")
+        if not np.allclose(frame[:3, :3], affine[:3, :3], atol=1e-2):
+            found = f"another voxel size or direction than {Path(record.image).name}"
+            raise BadFile(path, found, "give both sequences on one grid")
         volumes.append(other)
     to_zyx = (2, 1, 0)
     sequences = np.stack([one[::-1].transpose(to_zyx) for one in volumes])  # canonical x points right, the paper's left

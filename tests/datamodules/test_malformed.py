@@ -122,6 +122,16 @@ def _two_shapes(tmp_path: Path) -> Case:
     return lambda: prepare_volume(record, size=(80, 112, 80), unstripped="refuse"), message
 
 
+def _two_directions(tmp_path: Path) -> Case:
+    image = _head()
+    tilted = image.affine @ np.array([[1, 0.2, 0, 0], [-0.2, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    path = _save(image, tmp_path / "t2.nii.gz")
+    other = _save(nib.Nifti1Image(image.dataobj, tilted), tmp_path / "t1.nii.gz")
+    record = Record("x", str(path), companions=(str(other),))
+    message = f"{other}: another voxel size or direction than t2.nii.gz; give both sequences on one grid"
+    return lambda: prepare_volume(record, size=(80, 112, 80), unstripped="refuse"), message
+
+
 def _not_numbers(tmp_path: Path) -> Case:
     values = np.asarray(_head().dataobj).copy()
     values[12, 14, 10] = np.nan
@@ -366,7 +376,16 @@ def _brain_root_without_patients(tmp_path: Path) -> Case:
 
 
 CASES = [
-    *(_no_orientation, _unstripped, _skull_file, _absent_sequence, _two_shapes, _not_numbers, _constant),
+    *(
+        _no_orientation,
+        _unstripped,
+        _skull_file,
+        _absent_sequence,
+        _two_shapes,
+        _two_directions,
+        _not_numbers,
+        _constant,
+    ),
     *(_label_of_another_year, _empty_truth, _other_grid, _validation_case, _absent_modality, _isles_without_truth),
     *(_two_runs, _same_volunteer_twice, _time_series, _empty_volume_file),
     *(_too_many_bits, _several_frames, _colour_film, _no_pixels, _login_page, _box_outside, _constant_film),
@@ -429,6 +448,46 @@ def test_a_volume_of_another_name_in_its_folder_is_found(tmp_path: Path) -> None
         _save(_head(), tmp_path / "01" / f"VSD.Brain.XX.O.{word}" / "renamed.nii")
     (record,) = find_patients(tmp_path, "isles15", "t2", [])
     assert record.image.endswith("MR_T2.2/renamed.nii")
+
+
+@pytest.mark.parametrize("ending", [".NII.GZ", ".NII"])
+def test_endings_in_upper_case_are_read(ending: str, tmp_path: Path) -> None:
+    names = {
+        "hcp": "100206/T1w/T1w_acpc_dc_restore_brain",
+        "ixi": "IXI002-Guys-0828-T1",
+        "camcan": "sub-CC110033/anat/sub-CC110033_T1w",
+        "mood_brain": "brain_train/00000",
+    }
+    for name, stem in names.items():
+        plain = _save(_head(), tmp_path / name / f"{stem}{ending.lower()}")
+        path = plain.rename(plain.with_name(plain.name.removesuffix(ending.lower()) + ending))
+        (record,) = find_healthy(tmp_path / name, name, "t1", [])  # type: ignore[arg-type]
+        assert record.image == str(path)
+        assert read_volume(record)[0].shape == _head().shape
+
+
+def test_sequences_of_a_volunteer_in_different_frames_show_the_same_anatomy(tmp_path: Path) -> None:
+    """IXI stores T1 sagittal and T2 axial, each with an origin of its own; only the headers relate them."""
+    shape, step = np.array([100, 120, 85]), 2.0
+    grid = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * step for n in shape], indexing="ij"), -1)
+    brain = ((grid / [66, 84, 62]) ** 2).sum(-1) < 1
+    spot = ((grid - [-30, 40, 10]) ** 2).sum(-1) < 14**2  # left, in front
+    values = np.where(brain, np.where(spot, 300.0, 100.0 + grid[..., 1] / 9), 0).astype(np.float32)
+    axial = nib.Nifti1Image(
+        values[::-1, ::-1], np.array([[-2.0, 0, 0, 80], [0, -2, 0, 90], [0, 0, 2, -60], [0, 0, 0, 1]])
+    )
+    sagittal = nib.Nifti1Image(
+        values[:, ::-1].transpose(1, 2, 0), np.array([[0, 0, 2.0, -99], [-2, 0, 0, 119], [0, 2, 0, -84], [0, 0, 0, 1]])
+    )
+    shown = []
+    for number, image in enumerate((axial, sagittal)):
+        path = _save(image, tmp_path / f"{number}.nii.gz")
+        shown.append(prepare_slices(Record("x", str(path)), size=(64, 64), unstripped="refuse").image[:, 0])
+    np.testing.assert_allclose(shown[0], shown[1], atol=1e-5)
+    one = shown[0][45]
+    bright = np.argwhere(one > 0.97 * one.max()).mean(0)
+    inside = np.argwhere(one > 0).mean(0)
+    assert np.hypot(*(bright - inside)) > 8
 
 
 def test_bids_entities_are_no_subjects(tmp_path: Path) -> None:
