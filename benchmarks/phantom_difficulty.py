@@ -41,6 +41,8 @@ from datamodules.phantoms.storage import Settings
 
 SIDE = 64
 Pixels = NDArray[np.floating[Any]]
+#: Image and pixel AUROC of each baseline.
+Figures = dict[str, tuple[float | None, float]]
 SETS = ("hyper_kvasir", "covidx", "vindr_cxr", "brats17:flair", "brats17:t2", "brats17:t1")
 STROKES = ("isles15:flair", "isles15:t2", "isles15:t1")
 
@@ -218,13 +220,13 @@ def maps(data: Data, seed: int) -> dict[str, Pixels]:
     }
 
 
-def measure(data: Data, seed: int, *, flat: bool) -> dict[str, tuple[float | None, float]]:
+def measure(data: Data, seed: int, *, flat: bool) -> Figures:
     """Return image and pixel AUROC of each baseline; an image's score is the mean of its highest fiftieth.
 
     Args:
         flat: images are equalised one by one, so that the intensity of a whole image is no score.
     """
-    out: dict[str, tuple[float | None, float]] = {}
+    out: Figures = {}
     for key, sharp in maps(data, seed).items():
         values = ndimage.gaussian_filter(sharp, (0, 1.5, 1.5))
         pixel = float(roc_auc_score(data.masks[data.shown], values[data.shown]))
@@ -237,8 +239,27 @@ def measure(data: Data, seed: int, *, flat: bool) -> dict[str, tuple[float | Non
     return out
 
 
+def _spell(values: list[float | None]) -> str:
+    """Mean and range of a cell over the seeds, as `.62 (.58-.66)`."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    short = [f"{value:.2f}".removeprefix("0") for value in (float(np.mean(known)), min(known), max(known))]
+    return f"{short[0]} ({short[1]}-{short[2]})"
+
+
+def table(found: dict[str, list[Figures]]) -> str:
+    """Return image / pixel AUROC of each set and baseline as Markdown: mean and range over the seeds."""
+    baselines = list(next(iter(found.values()))[0])
+    lines = [f"| set | {' | '.join(baselines)} |", "|---" * (len(baselines) + 1) + "|"]
+    for entry, seeds in found.items():
+        cells = [" / ".join(_spell([one[key][kind] for one in seeds]) for kind in (0, 1)) for key in baselines]
+        lines.append(f"| {entry} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Write the phantoms that are missing, measure, print a table."""
+    """Write the phantoms that are missing, measure, print each seed and then a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=[*SETS, *STROKES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -246,6 +267,7 @@ def main() -> None:
     parser.add_argument("--difficulty", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
+    found: dict[str, list[Figures]] = {}
     for seed in options.seeds:
         for entry in options.sets:
             name, _, sequence = entry.partition(":")
@@ -253,9 +275,13 @@ def main() -> None:
             phantoms.write(name, root, options.preset, seed, difficulty=options.difficulty)
             volunteers = healthy_slices(options.preset, seed, sequence) if sequence else None
             data = pictures(root, name) if volunteers is None else slices(volunteers, root, sequence)
-            found = measure(data, seed, flat=name in ("covidx", "vindr_cxr"))
-            cells = [f"{key} {'-' if a is None else f'{a:.2f}'}/{b:.2f}" for key, (a, b) in found.items()]
+            one = measure(data, seed, flat=name in ("covidx", "vindr_cxr"))
+            found.setdefault(entry, []).append(one)
+            cells = [
+                f"{key} {'-' if image is None else f'{image:.2f}'}/{pixel:.2f}" for key, (image, pixel) in one.items()
+            ]
             print(f"seed {seed} {entry:15s} image/pixel  " + "  ".join(cells), flush=True)
+    print(table(found))
 
 
 if __name__ == "__main__":
