@@ -1,5 +1,7 @@
 """Images of another data set as sources of blends."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -8,7 +10,16 @@ from PIL import Image
 
 import zoo
 from zoo.errors import UserError
-from zoo.synthetic.sources import ImagesOfSplit, read_sources, read_volumes
+from zoo.synthetic.sources import (
+    ImagesOfSplit,
+    abdomen_source,
+    equalised_grey,
+    natural_source,
+    read_sources,
+    read_volumes,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data"
 
 
 def write_volumes(folder, count=6, size=(40, 32, 48)):
@@ -22,6 +33,25 @@ def write_volumes(folder, count=6, size=(40, 32, 48)):
         nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / f"{number:05d}.nii.gz")
         made.append(volume)
     return made
+
+
+def test_sources_equal_the_authors(tmp_path):
+    with np.load(GOLDEN / "preproc_other.npz") as file:
+        golden = dict(file)
+    rgb = golden["imagenet_rgb"]
+    assert np.abs(equalised_grey(rgb, (512, 512))[::8, ::8] - golden["imagenet_full_sub8"]).max() <= 2e-5
+    assert np.abs(natural_source(rgb, (256, 256))[::4, ::4] - golden["imagenet_low_sub4"]).max() <= 2e-5
+    low, inside = abdomen_source(golden["mood_raw"])
+    assert np.array_equal(inside, golden["mood_mask"])
+    assert np.abs(low - golden["mood_sample"][0]).max() <= 1e-5
+    assert np.array_equal(low[~inside], golden["mood_low"][~inside])
+    Image.fromarray(rgb).save(tmp_path / "photograph.png")  # and so does what training reads
+    nibabel.save(nibabel.Nifti1Image(golden["mood_raw"].T, np.eye(4)), tmp_path / "abdomen.nii.gz")
+    read = read_sources(tmp_path, (256, 256), 1)[0, 0]
+    assert np.abs(read[::4, ::4] - golden["imagenet_low_sub4"]).max() <= 2e-5
+    volumes, bodies = read_volumes(tmp_path, 1)
+    assert np.abs(volumes[0] - golden["mood_sample"]).max() <= 1e-5
+    assert np.array_equal(bodies[0], golden["mood_mask"])
 
 
 def test_volumes_are_prepared_as_published(tmp_path):

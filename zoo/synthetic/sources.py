@@ -43,11 +43,11 @@ class ImagesOfSplit:
 def read_sources(
     folder: Path, size: tuple[int, ...], channels: int, most: int = 5000, seed: int = 0, share: float = 1.0
 ) -> NDArray[np.float32]:
-    """Read a random part of the images below a folder, equalised and scaled to [-1, 1] (Baugh et al.: ImageNet).
+    """Read a random part of the images below a folder (Baugh et al.: ImageNet); see :func:`natural_source`.
 
     Args:
-        folder: searched with its sub-folders; ``.npy`` arrays ``(H, W)`` are read too.
-        size: ``(H, W)`` that every image is resized to; equalised at twice that size.
+        folder: searched with its sub-folders; ``.npy`` arrays ``(H, W)`` or ``(H, W, 3)`` are read too.
+        size: ``(H, W)`` that every image is resized to.
         channels: every image is made grey and repeated.
         most: number of images kept in memory.
         seed: of the choice.
@@ -66,10 +66,7 @@ def read_sources(
 def read_volumes(
     folder: Path, channels: int, most: int = 275, seed: int = 0, share: float = 1.0
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read a random part of the volumes below a folder, as the multi-task paper does with MOOD's abdomens.
-
-    Every fourth voxel is kept. The background, the region of values 0 to 0.03 connected to the first voxel, stays as it
-    is; the rest is z-scored.
+    """Read a random part of the volumes below a folder (Baugh et al.: MOOD); see :func:`abdomen_source`.
 
     Args:
         folder: searched with its sub-folders for NIfTI files; all must have one size.
@@ -100,23 +97,66 @@ def _choose(folder: Path, suffixes: tuple[str, ...], most: int, seed: int, share
     return [files[number] for number in np.sort(np.random.default_rng(seed).permutation(len(files))[:count])]
 
 
-def _picture(file: Path, size: tuple[int, ...]) -> Any:
+def natural_source(picture: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float64]:
+    """A photograph as source of blends, as in the multi-task paper: equalised at twice the size, then halved.
+
+    Args:
+        picture: ``(H, W, 3)`` or ``(H, W)`` of any range.
+        size: ``(H, W)`` of the result; 256 x 256 in the paper.
+
+    Returns:
+        array: grey, squeezed to the size, in [-1, 1].
+    """
+    from skimage.transform import resize
+
+    height, width = size
+    return np.asarray(resize(equalised_grey(picture, (2 * height, 2 * width)), size, order=1, anti_aliasing=True))
+
+
+def equalised_grey(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Grey, squeezed to the size, histogram equalised and scaled to [-1, 1]; see :func:`natural_source`."""
     from PIL import Image
     from skimage.exposure import equalize_hist
-    from skimage.transform import resize
+
+    weights = np.array([0.2989, 0.587, 0.114], np.float32)
+    grey = picture.astype(np.float32) / 255
+    plane = Image.fromarray(grey @ weights if picture.ndim == 3 else grey)
+    squeezed = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR))
+    return np.asarray(2 * equalize_hist(squeezed) - 1)
+
+
+def abdomen_source(volume: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """An abdominal CT of MOOD as source of blends, as in the multi-task paper.
+
+    Args:
+        volume: ``(z, y, x)`` in [0, 1].
+
+    Returns:
+        tuple: every fourth voxel, z-scored over the body, and the body: all but the region of values 0 to 0.03 at the
+        first voxel.
+    """
+    low = volume[::4, ::4, ::4].astype(np.float32)
+    dark, _ = ndimage.label((low >= 0) & (low <= 0.03))
+    inside = dark != dark[0, 0, 0] if dark[0, 0, 0] else np.ones(low.shape, bool)
+    if inside.any():
+        low[inside] = (low[inside] - low[inside].mean()) / (low[inside].std() + 1e-8)
+    return low, inside
+
+
+def _picture(file: Path, size: tuple[int, ...]) -> NDArray[np.float32]:
+    from PIL import Image
 
     try:
         if file.suffix == ".npy":
-            pixels = np.load(file, allow_pickle=False).astype(np.float64)
+            pixels = np.load(file, allow_pickle=False)
         else:
-            with Image.open(file) as opened:
-                pixels = np.asarray(opened.convert("L"), np.float64)
+            with Image.open(file) as opened:  # 16-bit and floating pictures are grey
+                pixels = np.asarray(opened if opened.mode[0] in "IF" else opened.convert("RGB"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as an image ({error}); remove it or fetch it again") from error
-    if pixels.ndim != len(size):
-        raise UserError(f"{file}: {pixels.ndim} dimensions, the data have {len(size)}")
-    twice = resize(pixels / max(float(pixels.max()), 1e-9), [2 * side for side in size], order=1, anti_aliasing=True)
-    return resize(2 * equalize_hist(twice) - 1, size, order=1, anti_aliasing=True).astype(np.float32)
+    if pixels.ndim != 2 and pixels.shape[2:] != (3,):
+        raise UserError(f"{file}: an array {pixels.shape}, expected (H, W) or (H, W, 3)")
+    return natural_source(pixels, size).astype(np.float32)
 
 
 def _volume(file: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -124,13 +164,9 @@ def _volume(file: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
 
     try:
         image = nibabel.as_closest_canonical(nibabel.load(file))  # type: ignore[attr-defined]
-        volume = np.asarray(image.dataobj, np.float32).T[::4, ::4, ::4]  # type: ignore[attr-defined]
+        volume = np.asarray(image.dataobj, np.float32).T  # type: ignore[attr-defined]
     except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise UserError(f"{file}: cannot be read as a volume ({error}); remove it or fetch it again") from error
     if volume.ndim != 3:
         raise UserError(f"{file}: {volume.ndim} dimensions, expected 3")
-    dark, _ = ndimage.label((volume >= 0) & (volume <= 0.03))
-    inside = dark != dark[0, 0, 0] if dark[0, 0, 0] else np.ones(volume.shape, bool)
-    values = volume[inside]
-    scored = np.where(inside, (volume - values.mean()) / (values.std() + 1e-8), volume) if inside.any() else volume
-    return scored.astype(np.float32), inside
+    return abdomen_source(volume)
