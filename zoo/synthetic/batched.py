@@ -19,6 +19,7 @@ from zoo.synthetic.blending import blend_change
 from zoo.synthetic.boxes import Boxes, canvas, pad_masks
 from zoo.synthetic.patches import Patch, needed_by_blend
 from zoo.synthetic.separable import along_axes
+from zoo.synthetic.shapes import pixels_of
 from zoo.synthetic.splines import MARGIN, Edge, spline_matrix
 from zoo.synthetic.tasks import VISIBLE, Anomaly, Blend, Context, Shift, Task, Warp, apply_in_place, draw_anomalies
 
@@ -159,7 +160,7 @@ def _chunks(
 
 def _points(masks: Sequence[Array], device: torch.device) -> tuple[Tensor, Tensor]:
     """Box numbers ``(p,)`` and indices ``(D, p)`` of all pixels of some masks."""
-    lines = [np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape)) for mask in masks]
+    lines = [pixels_of(mask) for mask in masks]
     numbers = np.repeat(np.arange(len(masks)), [line.shape[1] for line in lines])
     return torch.from_numpy(numbers).to(device), torch.from_numpy(np.concatenate(lines, 1)).to(device)
 

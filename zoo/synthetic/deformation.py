@@ -55,7 +55,7 @@ def moved_pixels(shape: Shape, centre: Sequence[int] | Array, factor: float, inw
     inner = (slice(1, -1),) * moved.ndim
     moved[inner] = shape.mask[inner]
     moved[tuple(centre)] = False
-    pixels = pixels_of(moved)[1]
+    pixels = pixels_of(moved)
     middle = np.asarray(centre, np.float64)[:, None]
     offset = pixels - middle
     radius = np.sqrt((offset**2).sum(0))
@@ -80,7 +80,7 @@ def push_bounds(
     Returns:
         tuple: lower bound, upper bound, mean edge distance.
     """
-    edge = pixels_of(inner_edge(mask))[1]
+    edge = pixels_of(inner_edge(mask))
     distance = float(np.sqrt(((edge - np.asarray(centre)[:, None]) ** 2).sum(0)).mean())
     low, high = 0.1 * distance / np.sqrt(2), 0.9 * distance / np.sqrt(2)
     if smallest >= high:
@@ -110,6 +110,5 @@ def warp(patch: Array, pixels: Array, positions: Array) -> Array:
         array: new ``(C, *b)``.
     """
     warped = patch.copy()
-    if pixels.size:
-        warped[(slice(None), *pixels)] = sample_edges_repeated(patch, positions)
+    warped[(slice(None), *pixels)] = sample_edges_repeated(patch, positions)
     return warped

@@ -56,15 +56,21 @@ def anomaly_label(altered: Any, original: Any, mask: Any, sigma: float = 0.2) ->
 def _write_label(label: Array, altered: Array, original: Array, mask: Array, sigma: float) -> None:
     for island in islands(mask):
         own, changed = label[island], mask[island]
-        change = np.abs(altered[(slice(None), *island)] - original[(slice(None), *island)])[:, changed]
-        change = change[0] if len(change) == 1 else change.mean(0)
+        change = mean_change(altered[(slice(None), *island)], original[(slice(None), *island)])
+        change = np.where(changed, change, 0)
         values = -np.expm1(change * change * (-1 / (2 * sigma**2)))
         if not np.isfinite(values).all():
             raise ValueError("the altered image is not finite inside the mask")
-        own[changed] = values
+        own[...] = values
         for box in _component_boxes(changed):  # in order: boxes may overlap, later ones see earlier results
             if own[box].size > 1:
                 own[box] = fill_holes(close(own[box]))
+
+
+def mean_change(altered: Array, original: Array) -> Array:
+    """Mean over the channels of the absolute change of ``(C, *S)``."""
+    change = np.abs(altered - original)
+    return change[0] if len(change) == 1 else np.asarray(change.mean(0))
 
 
 def islands(mask: Array) -> Iterator[tuple[slice, ...]]:
@@ -205,16 +211,23 @@ def _basin_levels(lowest: Array, falling: Array, around: Array) -> Array:
     basin, there = bottom[:-1], bottom.take(beside)
     across = np.flatnonzero((basin != there) & (basin < count))
     here, there = basin.take(across % count), there.reshape(-1).take(across)
-    return np.maximum(own, _spill(here, there, np.maximum(near, own).reshape(-1).take(across), count).take(basin))
+    height = np.maximum(near, own).reshape(-1).take(across)
+    bottoms = np.append(np.flatnonzero(basin == numbers), count)
+    place = np.empty(count + 1, int)  # of a basin among the basins; the last one is whatever is settled
+    place[bottoms] = np.arange(len(bottoms))
+    levels = _spill(place.take(here), place.take(there), height, len(bottoms))
+    return np.maximum(own, levels.take(place.take(basin)))
 
 
-def _spill(here: Array, there: Array, height: Array, last: int) -> Array:
-    """Levels of basins of which each pair of neighbours is parted by a height, and the last has the lowest level."""
-    levels = np.full(last + 1, np.inf, height.dtype)
-    settled = there == last
-    np.minimum.at(levels, here[settled], height[settled])
-    levels[last] = -np.inf
-    here, there, height = here[~settled], there[~settled], height[~settled]
+def _spill(here: Array, there: Array, height: Array, basins: int) -> Array:
+    """Levels of basins of which neighbours are parted by a height, and of which the last has the lowest level."""
+    if basins**2 < 16 * len(here):  # one height for each pair
+        heights = np.full(basins**2, np.inf, height.dtype)
+        np.minimum.at(heights, here * basins + there, height)
+        pairs = np.flatnonzero(heights < np.inf)
+        here, there, height = pairs // basins, pairs % basins, heights.take(pairs)
+    levels = np.full(basins, np.inf, height.dtype)
+    levels[-1] = -np.inf
     while True:
         lowered = levels.copy()
         np.minimum.at(lowered, here, np.maximum(height, levels.take(there)))

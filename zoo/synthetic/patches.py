@@ -1,6 +1,7 @@
 """Patches of another image as the content of an anomaly: rotated, scaled, resampled."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.synthetic.shapes import pixels_of, rotation
+from zoo.synthetic.shapes import rotation
 from zoo.synthetic.splines import sample_zero_outside
 
 Array = NDArray[Any]
@@ -69,13 +70,13 @@ def take(
         array: ``(C, *box)``.
     """
     cut = tuple(slice(int(c), int(c) + int(n)) for c, n in zip(corner, region.size, strict=True))
-    places, pixels = pixels_of(np.ones(tuple(box), bool) if wanted is None else wanted)
-    positions = np.empty(pixels.shape)
+    places = np.arange(math.prod(box)) if wanted is None else np.flatnonzero(wanted)
+    positions = np.empty((len(box), len(places)))
     for own, row, low in zip(positions, region.matrix, region.low, strict=True):
-        np.multiply(pixels[0], row[0], out=own)
-        for weight, line in zip(row[1:], pixels[1:], strict=True):
-            own += weight * line
-        own -= low
+        everywhere: Any = 0.0
+        for weight, side in zip(row, box, strict=True):
+            everywhere = np.add(everywhere, weight * np.arange(side))[..., None]
+        np.subtract(everywhere.reshape(-1).take(places), low, out=own)
     values = sample_zero_outside(source[(slice(None), *cut)], positions)
     flat = source.reshape(len(source), -1)
     patch = np.zeros((len(source), *box), source.dtype)

@@ -30,13 +30,14 @@ class Shape(NamedTuple):
 
 def rotation(angles: Sequence[float], dims: int) -> Array:
     """Product of plane rotations, one angle per axis pair in the order (0,1), (0,2), (1,2); radians."""
-    matrix = np.eye(dims)
+    matrix: Any = None
     for angle, (i, j) in zip(angles, itertools.combinations(range(dims), 2), strict=True):
         plane = np.eye(dims)
-        plane[[i, j], [i, j]] = np.cos(angle)
-        plane[i, j], plane[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = plane @ matrix
-    return matrix
+        plane[i, i] = plane[j, j] = np.cos(angle)
+        plane[j, i] = np.sin(angle)
+        plane[i, j] = -plane[j, i]
+        matrix = plane if matrix is None else plane @ matrix
+    return np.asarray(matrix)
 
 
 def make_shape(
@@ -55,7 +56,8 @@ def make_shape(
     """
     dims = len(size)
     matrix = np.eye(dims)
-    matrix[np.arange(dims), np.asarray(columns)] = shears
+    for row, column, shear in zip(matrix, columns, shears, strict=True):
+        row[column] = shear
     matrix = rotation(angles, dims) @ matrix
     box = _box(matrix, size)
     if (box > largest).any():
@@ -137,16 +139,22 @@ def draw_shape(
         smallest: smallest side as a share of the image's.
         largest: largest side of shape and bounding box.
     """
-    dims, n = len(image_size), np.asarray(image_size)
-    low, high = np.maximum(np.rint(smallest * n), 3), np.maximum(np.rint(largest * n), 3)
+    dims, (n, low, high) = len(image_size), _limits(tuple(image_size), smallest, largest)
     kind: Kind = "ellipse" if rng.random() < 0.5 else "rect"
-    size = np.clip((0.03 + rng.gamma(2, 0.1, dims)) * n, low, high).astype(int)
+    size = np.minimum(np.maximum((0.03 + rng.gamma(2, 0.1, dims)) * n, low), high).astype(int)
     others = [int(rng.integers(dims - 1)) for _ in range(dims)]
     columns = [other + (other >= row) for row, other in enumerate(others)]
     shears = rng.normal(0, 0.2, dims)
     angles = rng.uniform(-np.pi / 2, np.pi / 2, dims * (dims - 1) // 2)
-    shape = make_shape(kind, size, columns, list(shears), list(angles), high)
+    shape = make_shape(kind, size, columns, shears.tolist(), angles.tolist(), high)
     return shape if shape.mask.any() else draw_shape(rng, image_size, smallest, largest)
+
+
+@lru_cache(maxsize=64)
+def _limits(image_size: tuple[int, ...], smallest: float, largest: float) -> tuple[Array, Array, Array]:
+    n = np.asarray(image_size)
+    low, high = (np.maximum(np.rint(share * n), 3) for share in (smallest, largest))
+    return n, low, high
 
 
 def place(
@@ -174,23 +182,16 @@ def place(
     return None
 
 
-def pixels_of(mask: Array) -> tuple[Array, Array]:
-    """Where a mask is set, in memory order.
-
-    Args:
-        mask: ``(*b)`` bool.
-
-    Returns:
-        tuple: places ``(n,)`` in the flat array, and indices ``(D, n)``.
-    """
-    rest = places = np.flatnonzero(mask)
-    pixels = np.empty((mask.ndim, len(places)), places.dtype)
+def pixels_of(mask: Array) -> Array:
+    """Indices ``(D, n)`` of the pixels of a mask, in memory order."""
+    rest = np.flatnonzero(mask)
+    pixels = np.empty((mask.ndim, len(rest)), rest.dtype)
     for axis in range(mask.ndim - 1, 0, -1):
         ahead = rest // mask.shape[axis]
         np.subtract(rest, ahead * mask.shape[axis], out=pixels[axis])
         rest = ahead
     pixels[0] = rest
-    return places, pixels
+    return pixels
 
 
 def box_of(corner: Sequence[int] | Array, sides: Sequence[int] | Array) -> tuple[slice, ...]:

@@ -47,14 +47,7 @@ def sample_edges_repeated(values: Array, positions: Array) -> Array:
     Returns:
         array: ``(C, n)`` of the input's dtype.
     """
-    low = np.maximum(np.floor(positions.min(1)).astype(int) - 1, -MARGIN)
-    high = np.minimum(np.floor(positions.max(1)).astype(int) + 3, np.array(values.shape[1:]) + MARGIN)
-    exact = _exact(values)
-    matrices = [
-        spline_matrix(n, "nearest", exact.dtype)[a + MARGIN : b + MARGIN]
-        for n, a, b in zip(values.shape[1:], low, high, strict=True)
-    ]
-    return _evaluate(along_axes(exact, matrices), positions - low[:, None], "nearest", values.dtype)
+    return _sample(values, positions, "nearest", MARGIN, "nearest")
 
 
 def sample_zero_outside(values: Array, positions: Array) -> Array:
@@ -63,18 +56,22 @@ def sample_zero_outside(values: Array, positions: Array) -> Array:
     Returns:
         array: ``(C, n)`` of the input's dtype.
     """
-    exact = _exact(values)
-    matrices = [spline_matrix(n, "mirror", exact.dtype) for n in values.shape[1:]]
-    return _evaluate(along_axes(exact, matrices), positions, "constant", values.dtype)
+    return _sample(values, positions, "mirror", 0, "constant")
 
 
-def _exact(values: Array) -> Array:
-    """Planes in double precision, which costs little there."""
-    return values.astype(np.float64) if values.ndim == 3 else values
-
-
-def _evaluate(coefficients: Array, positions: Array, mode: str, dtype: Any) -> Array:
-    sampled = np.empty((len(coefficients), positions.shape[1]), dtype)
-    for own, channel in zip(sampled, coefficients, strict=True):
-        ndimage.map_coordinates(channel, positions, output=own, order=3, mode=mode, prefilter=False)
+def _sample(values: Array, positions: Array, edge: Edge, margin: int, mode: str) -> Array:
+    """Coefficients of the part that the positions need, and from them the values."""
+    sampled = np.empty((len(values), positions.shape[1]), values.dtype)
+    if not positions.size:
+        return sampled
+    exact = values.astype(np.float64) if values.ndim == 3 else values  # double precision costs little in planes
+    low = np.maximum(np.floor(positions.min(1)).astype(int) - 1, -margin)
+    high = np.minimum(np.floor(positions.max(1)).astype(int) + 3, np.array(values.shape[1:]) + margin)
+    matrices = [
+        spline_matrix(n, edge, exact.dtype)[a + margin : b + margin]
+        for n, a, b in zip(values.shape[1:], low, high, strict=True)
+    ]
+    there = positions - low[:, None]
+    for own, channel in zip(sampled, along_axes(exact, matrices), strict=True):
+        ndimage.map_coordinates(channel, there, output=own, order=3, mode=mode, prefilter=False)
     return sampled

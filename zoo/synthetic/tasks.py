@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zoo.synthetic.blending import blend_change
 from zoo.synthetic.deformation import moved_pixels, push_bounds, push_factor, warp
 from zoo.synthetic.intensity import shift_intensity
+from zoo.synthetic.labels import mean_change
 from zoo.synthetic.patches import Patch, draw_patch, needed_by_blend, take
 from zoo.synthetic.shapes import Shape, box_of, draw_shape, place
 
@@ -94,7 +95,7 @@ def blend(
     low, high = (bound.reshape(-1, *[1] * mask.ndim) for bound in bounds)
     altered = box + blend_change(box, content.astype(box.dtype, copy=False), mask, mask.ndim, mix_gradients)
     np.clip(altered, low, high, out=altered)
-    visible = np.abs(altered - box).mean(0) > VISIBLE
+    visible = mean_change(altered, box) > VISIBLE
     inner = (slice(1, -1),) * mask.ndim
     visible[inner] |= mask[inner]
     return altered, visible
