@@ -1,5 +1,7 @@
 """PaDiM's streaming Gaussian equals numpy's; PatchCore's coreset and score equal textbook forms; memory is bounded."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ import yaml
 import zoo
 from datamodules import Folder
 from zoo.cli import shipped_configs
+from zoo.errors import UserError
 from zoo.nn.neighbours import greedy_coreset, nearest_neighbours
 from zoo.registry import find, load_class
 
@@ -58,6 +61,24 @@ def test_neighbours_equal_brute_force():
     expected = (queries[:, None] - bank).norm(dim=2).topk(3, largest=False)
     assert torch.equal(indices, expected.indices)
     torch.testing.assert_close(distances, expected.values)
+
+
+def test_patchcore_with_faiss_finds_the_same_and_keeps_the_same_bank():
+    pytest.importorskip("faiss", reason="optional: pip install faiss-cpu")
+    model, image = fitted("patchcore")
+    model.finish()
+    other = zoo.create_model("patchcore", **find("patchcore").tiny, search="faiss").eval()
+    other.load_state_dict(model.state_dict())
+    for found, expected in zip(other(image)[:2], model(image)[:2], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    queries, bank = torch.randn(30, 6), torch.randn(40, 6)
+    assert torch.equal(nearest_neighbours(queries, bank, 3, "faiss")[1], nearest_neighbours(queries, bank, 3)[1])
+
+
+def test_patchcore_without_faiss_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match="pip install faiss-cpu"):
+        zoo.create_model("patchcore", **find("patchcore").tiny, search="faiss")
 
 
 def test_patchcore_score_equals_brute_force():
