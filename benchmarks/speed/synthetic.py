@@ -13,6 +13,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -76,13 +77,13 @@ def tasks_table(size: tuple[int, ...], seconds: float, rounds: int, batch: int) 
     """Print the rows of the five tasks on the CPU."""
     images = smooth_images(batch, size)
     for name, authors, task in zip(NAMES, AUTHORS[len(size)], five_tasks(), strict=True):
-        rngs = [np.random.default_rng(0) for _ in range(3)]
+        rngs, turn = [np.random.default_rng(0) for _ in range(3)], [cycle(images), cycle(images)]
         runs: list[Callable[[], Any]] = [
-            partial(one, images[0], task, rngs[0], images),
+            lambda: one(next(turn[0]), task, rngs[0], images),  # noqa: B023
             partial(many, torch.from_numpy(images), task, rngs[1]),
         ]
         if "blend" not in name or importlib.util.find_spec("pietorch"):
-            runs.append(partial(plain_sample, images[0], name, rngs[2], images))
+            runs.append(lambda: plain_sample(next(turn[1]), name, rngs[2], images))  # noqa: B023
         speed = in_turn(runs, seconds, rounds) * np.array([1, batch, 1])[: len(runs)]
         ours, together = np.median(speed[:, :2], 0)
         row = f"{len(size)}-D {name:<12}{ours:12.0f}{together:12.0f}{np.median(speed[:, 1] / speed[:, 0]):10.2f}"
