@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from zoo.synthetic.blending import poisson_blend
 from zoo.synthetic.deformation import moved_pixels, push_bounds, push_factor, sink_map, source_map, warp
 from zoo.synthetic.intensity import shift_intensity
-from zoo.synthetic.labels import anomaly_label
+from zoo.synthetic.labels import anomaly_label, close, fill_holes, logistic_label
 from zoo.synthetic.patches import Patch, footprint, take
 from zoo.synthetic.shapes import Shape, box_of, exit_distance, make_shape
 from zoo.synthetic.tasks import Anomaly, Blend, Context, Shift, Warp, apply_anomalies, blend
@@ -48,6 +49,8 @@ def test_poisson_blends(name):
             found = poisson_blend(target, source, mask, case["corner"], mixed)
             assert found.dtype == target.dtype
             assert np.array_equal(mask, case["mask"]), "the mask was changed"
+            cleared = case["mask_after"]  # by the original, in place: the outermost pixels do not count
+            assert np.array_equal(poisson_blend(target, source, cleared, case["corner"], mixed), found)
             found = found[0] if layout == -99 else np.moveaxis(found, 0, layout)
             assert largest(found, case[f"dst_{mode}"]) <= tolerance, (letter, mode)
 
@@ -115,8 +118,26 @@ def test_rays_pushes_and_identity(prefix):
         low, high, distance = push_bounds(shape.mask, case["mid_centre"], *bounds)
         assert case[f"push_{key}"] == pytest.approx([low, distance], rel=1e-12)
         assert low == high
-    for make in (sink_map, source_map) if "mid_ident_mapping" in case else ():  # recorded in 2-D only
-        assert largest(make(shape, case["mid_centre"], 1.0), case["mid_ident_mapping"]) <= 1e-6
+
+
+@pytest.mark.parametrize("prefix", ["e2", "r2"])  # recorded in planes only
+def test_deformations_that_no_task_uses(prefix):
+    """The identity, and FPI's sink from the library's rays and splines."""
+    case = cases("deformation")[prefix]
+    shape = Shape(str(case["kind"]), case["shape_size"], case["trans_matrix"], case["mask"])
+    centre = case["mid_centre"]
+    patch = case["sample"][(slice(None), *box_of(case["corner"], shape.mask.shape))]
+    for make in (sink_map, source_map):
+        assert largest(make(shape, centre, 1.0), case["mid_ident_mapping"]) <= 1e-6
+    pixels, positions = moved_pixels(shape, centre, 1.0, inward=True)
+    assert largest(warp(patch, pixels, positions), case["mid_ident_patch"]) <= 1e-9
+    offset = pixels - centre[:, None]
+    radius = np.sqrt((offset**2).sum(0))
+    reach = exit_distance(shape, centre - (np.array(shape.mask.shape) - 1) / 2, (offset / radius).T)
+    share = radius / reach
+    positions = centre[:, None] + reach * (share + (1 - share**2) * share) * offset / radius
+    assert largest(positions, case["mid_fpi_mapping"][(slice(None), *pixels)]) <= 1e-9
+    assert largest(warp(patch, pixels, positions), case["mid_fpi_patch"]) <= 1e-9
 
 
 def test_blends_as_the_tasks_clip_them():
@@ -142,6 +163,14 @@ def test_the_curve_of_the_label():
         where = np.zeros_like(one)
         where[place] = True
         assert anomaly_label(single, zero, where)[place] == pytest.approx(case["fg02"][place], abs=1e-12)
+    assert largest(saturating(case["x"][None], zero, one), case["sat"]) <= 1e-12
+
+
+def saturating(altered, original, mask, slope=10.0, least=0.1):
+    """The authors' earlier label, ``(1 + c) / (1 + exp(-a x) / c) - c``, as a stretched logistic one."""
+    where = mask & (np.abs(altered - original).mean(0) > 0)
+    label = logistic_label(altered, original, mask, slope, -np.log(least) / slope)
+    return np.where(where, (1 + least) * label - least, 0)
 
 
 def test_labels():
@@ -150,6 +179,10 @@ def test_labels():
             continue
         for name, sigma in (("fg02", 0.2), ("fg005", 0.05)):
             assert largest(anomaly_label(case["aug"], case["orig"], case["mask"], sigma), case[name]) <= 1e-12, key
+        label = saturating(case["aug"], case["orig"], case["mask"])
+        for box in ndimage.find_objects(ndimage.label(case["mask"])[0]):
+            label[box] = fill_holes(close(label[box]))
+        assert largest(label, case["sat"]) <= 1e-12, key
 
 
 def test_intensity():
@@ -165,6 +198,9 @@ def test_source_patches():
         box = tuple(case["target_shape"])
         region = footprint(box, list(case["angles"]), float(case["scale_raw"]), case["source"].shape[1:])
         assert largest(take(case["source"], region, case["corners_tried"][-1], box), case["patch"]) <= 1e-9
+        if "source_fg" in case:
+            middles = [bool(case["source_fg"][tuple(corner + region.size // 2)]) for corner in case["corners_tried"]]
+            assert middles == [False] * (len(middles) - 1) + [True], "the rule of draw_patch"
 
 
 def recorded_draws(case):
@@ -212,6 +248,11 @@ def test_whole_tasks(name, dims):
             anomaly = Anomaly(shape, one["corner"], replay(name, shape, draws, image.shape[1:], data["sources"]))
             image, mask = apply_anomalies(image, [anomaly], Context(data["sources"]))
             assert np.array_equal(mask[box_of(one["corner"], shape.mask.shape)], case[f"{number}_mask_after"])
+            if name == "blend":
+                source, region, corner = anomaly.operation.patch
+                content = take(data["sources"][source], region, corner, shape.mask.shape)
+                assert largest(content, case[f"{number}_patch"]) <= 1e-6
+            assert data["fg"][box_of(one["corner"], shape.mask.shape)][shape.mask].mean() >= 0.5
             union |= mask
         tolerance = 1e-9 if dims == 2 else 2e-6  # 3-D mappings of the original are float32
         assert largest(image - data["sample"], case["delta"]) <= tolerance
