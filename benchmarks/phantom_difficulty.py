@@ -50,7 +50,8 @@ STROKES = ("isles15:flair", "isles15:t2", "isles15:t1")
 class Data(NamedTuple):
     """Healthy training images, test images (N, C, SIDE, SIDE), masks and what is shown (N, SIDE, SIDE), labels (N,).
 
-    Images are ordered by subject and then by level; pictures have one level.
+    Images are ordered by subject and then by level; pictures have one level. `share` is about how much of an image a
+    finding fills: a tenth of a frame or film, a fiftieth of a slice.
     """
 
     train: Pixels
@@ -59,6 +60,7 @@ class Data(NamedTuple):
     shown: NDArray[np.bool_]
     labels: NDArray[np.int64]
     levels: int = 1
+    share: float = 0.1
 
 
 def _picture(path: Path) -> Pixels:
@@ -149,7 +151,7 @@ def slices(healthy: Pixels, sick: Path, sequence: str) -> Data:
     parts = [_slices(_canonical(sick / row["path"]), _canonical(sick / row["mask"])) for row in rows]
     masks = np.concatenate([part[1] for part in parts])
     images = np.concatenate([part[0] for part in parts])
-    return Data(healthy, images, masks, images[:, 0] > 0, np.asarray(masks.any((1, 2)), np.int64), LEVELS)
+    return Data(healthy, images, masks, images[:, 0] > 0, np.asarray(masks.any((1, 2)), np.int64), LEVELS, 0.02)
 
 
 def _plain(images: Pixels) -> Pixels:
@@ -221,7 +223,7 @@ def maps(data: Data, seed: int) -> dict[str, Pixels]:
 
 
 def measure(data: Data, seed: int, *, flat: bool) -> Figures:
-    """Return image and pixel AUROC of each baseline; an image's score is the mean of its highest fiftieth.
+    """Return image and pixel AUROC of each baseline; an image's score is the mean of its highest `data.share`.
 
     Args:
         flat: images are equalised one by one, so that the intensity of a whole image is no score.
@@ -233,7 +235,7 @@ def measure(data: Data, seed: int, *, flat: bool) -> Figures:
         if key == "intensity" and pixel < 0.5:
             values, pixel = -values, 1 - pixel
         inside = [np.sort(one[part]) for one, part in zip(values, data.shown, strict=True)]
-        scores = [float(one[-max(1, len(one) // 50) :].mean()) for one in inside]
+        scores = [float(one[-max(1, int(len(one) * data.share)) :].mean()) for one in inside]
         image = float(roc_auc_score(data.labels, scores))
         out[key] = (None if flat and key == "intensity" else image, pixel)
     return out
