@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -97,6 +97,7 @@ class AnomalyModule(LightningModule):
         self._limits: tuple[int, int] | None = None
         self._withheld: int | float | None = None  # the trainer's limit_val_batches while there is nothing to validate
         self._batch_seed: int | None = None
+        self._stopped: int | None = None  # the batch before which a request to stop ended the optimise stages
 
     # ---- what a method writes -------------------------------------------------------------------------------------
 
@@ -239,16 +240,19 @@ class AnomalyModule(LightningModule):
             loop = self.trainer.fit_loop
             self._limits = (-1 if loop.max_epochs is None else loop.max_epochs, loop.epoch_loop.max_steps)
             loop.max_epochs, loop.epoch_loop.max_steps = -1, -1
+            callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+            if not any(isinstance(callback, _GiveLimitsBack) for callback in callbacks):
+                callbacks.append(_GiveLimitsBack())
             self.trainer.num_sanity_val_steps = 0  # before its stages a method has nothing to predict with
 
     def on_train_start(self) -> None:
         """Lay out the stages over the batches of the fit."""
         if self._batch_seed is None:
             self._batch_seed = torch.initial_seed()
+        if self._batch_number < 0:  # not resumed
+            self._stopped = None
         if self.stages():
-            self._plan = self._make_plan()
-            per_epoch = int(self.trainer.num_training_batches)
-            self.trainer.fit_loop.max_epochs = math.ceil(self._plan[-1].end / per_epoch)
+            self._lay_out()
             if self._batch_number >= self._plan[-1].end - 1:  # resumed after the end
                 self.trainer.should_stop = True
 
@@ -263,12 +267,31 @@ class AnomalyModule(LightningModule):
         """Stop after the last stage; skip validation while a collecting stage is to come or has not finished."""
         if self._plan and self._batch_number >= self._plan[-1].end - 1:
             self.trainer.should_stop = True
+        else:
+            self._skip_to_collecting()
         collected = max((span.end for span in self._plan if span.stage.kind == "collect"), default=0)
         if self._batch_number < collected - 1:
             due = self.trainer.val_check_batch or math.inf
             if self._batch_number == 0 and self.trainer.enable_validation and collected > due:
                 rank_zero_info(f"{type(self).__name__} is validated once all its statistics have been collected")
             self._withheld, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
+
+    def on_train_epoch_end(self) -> None:
+        """A callback may have asked to stop at the end of an epoch."""
+        self._skip_to_collecting()
+
+    def _skip_to_collecting(self) -> None:
+        """What asks to stop ends the ``optimise`` stages; without the collecting ones the method could not predict."""
+        left = any(span.stage.kind == "collect" and self._batch_number < span.end - 1 for span in self._plan)
+        if left and self.trainer.should_stop and self.trainer.fit_loop._can_stop_early:
+            self.trainer.should_stop = False
+            if self._stopped is None:
+                self._stopped = self._batch_number + 1
+                self._lay_out()
+
+    def _lay_out(self) -> None:
+        self._plan = self._make_plan()
+        self.trainer.fit_loop.max_epochs = math.ceil(self._plan[-1].end / int(self.trainer.num_training_batches))
 
     def _allow_validation(self) -> None:
         if self._withheld is not None:
@@ -323,6 +346,7 @@ class AnomalyModule(LightningModule):
                 end = start + int(per_epoch)
             else:
                 end = start + self._length(stage)
+                end = end if self._stopped is None else min(end, max(start, self._stopped))
             plan.append(_Span(stage, start, end))
             start = end
         return plan
@@ -372,12 +396,13 @@ class AnomalyModule(LightningModule):
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add method, format and project version, and the seed of the batches."""
+        """Add method, format and project version, the batches' seed, and where a request to stop cut the stages."""
         checkpoint["uad_zoo"] = {
             "format": CHECKPOINT_FORMAT,
             "version": zoo.__version__,
             "method": type(self).__name__,
             "seed": self._batch_seed,
+            "stopped": self._stopped,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -402,6 +427,15 @@ class AnomalyModule(LightningModule):
                 "give the checkpoint's own configuration (--run FOLDER does) or another checkpoint"
             )
         self._batch_seed = header["seed"]
+        self._stopped = header.get("stopped")  # not in files of 0.1.0
+
+
+class _GiveLimitsBack(Callback):
+    """A fit that fails gives the trainer its limits back as one that ends does."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(pl_module, AnomalyModule):
+            pl_module.on_fit_end()
 
 
 def _agree(name: str, set_by_user: Any, of_data: Any) -> Any:

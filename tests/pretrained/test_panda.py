@@ -109,3 +109,69 @@ def test_the_trainers_validation_limit_is_given_back(data, quiet_trainer):
     trainer = quiet_trainer(max_epochs=1, limit_val_batches=1)
     trainer.fit(load_class("panda")(**TINY), data)
     assert trainer.limit_val_batches == 1
+
+
+@pytest.mark.parametrize("dies_in", ["collect_bank", "train_dataloader"])
+def test_a_fit_that_fails_gives_the_trainers_limits_back(data, quiet_trainer, monkeypatch, dies_in):
+    def die(*_):
+        raise RuntimeError("as planned")
+
+    trainer, model = quiet_trainer(max_epochs=2, limit_val_batches=1), load_class("panda")(**TINY)
+    if dies_in == "collect_bank":
+        monkeypatch.setattr(model, dies_in, die)
+    else:  # between two batches of the first pass
+        load = data.train_dataloader
+        monkeypatch.setattr(data, dies_in, lambda: Dying(load()))
+    with pytest.raises(RuntimeError, match="as planned"):
+        trainer.fit(model, data)
+    assert trainer.limit_val_batches == 1
+    assert trainer.fit_loop.max_epochs == 2
+
+
+class Dying(list):
+    """Batches that end with an error."""
+
+    def __iter__(self):
+        yield from list(super().__iter__())[:2]
+        raise RuntimeError("as planned")
+
+
+class StopAfter(Callback):
+    """Asks to stop after a batch, or at the end of its epoch."""
+
+    def __init__(self, batch, at_epoch_end):
+        self.batch, self.at_epoch_end = batch, at_epoch_end
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop |= (
+            not self.at_epoch_end and trainer.fit_loop.epoch_loop.batch_progress.total.ready >= self.batch
+        )
+
+    def on_train_epoch_end(self, trainer, *_):
+        trainer.should_stop |= (
+            self.at_epoch_end and trainer.fit_loop.epoch_loop.batch_progress.total.ready >= self.batch
+        )
+
+
+@pytest.mark.parametrize(
+    ("stop", "steps"),
+    [(StopAfter(5, False), 2), (StopAfter(5, True), 3), (StopAfter(1, False), 0)],
+    ids=["within the second stage", "after an epoch of it", "within the first stage"],
+)
+def test_a_request_to_stop_ends_the_adaptation_and_the_bank_is_collected_once(
+    data, quiet_trainer, tmp_path, stop, steps
+):
+    torch.manual_seed(0)
+    model = load_class("panda")(**TINY)
+    adapt, adapted = model.adapt, []
+    model.adapt = lambda batch, batch_idx: adapted.append(batch_idx) or adapt(batch, batch_idx)
+    trainer = quiet_trainer(max_epochs=4, callbacks=[stop])
+    trainer.fit(model, data)
+    images = sum(len(batch["image"]) for batch in data.train_dataloader())
+    assert len(adapted) == steps
+    assert model.memory.centre.numel()
+    assert len(model.memory.bank) == images
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    resumed = load_class("panda")(**TINY)
+    quiet_trainer(max_epochs=4).fit(resumed, data, ckpt_path=tmp_path / "stopped.ckpt")
+    assert torch.equal(resumed.memory.bank, model.memory.bank)
