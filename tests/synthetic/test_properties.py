@@ -1,13 +1,12 @@
 """What must hold for any image: labels, blends, deformations, determinism, placement."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from torch.utils.data import DataLoader, Dataset
 
 from zoo.synthetic import anomaly_label, poisson_blend, sink_map, source_map, synthesise
 from zoo.synthetic.deformation import moved_pixels, warp
@@ -187,20 +186,30 @@ def test_planes_and_volumes_agree_where_both_are_defined(seed, factor, inward):
     assert np.array_equal(close(np.repeat(values[None], 5, 0))[2], close(values))
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_a_sample_depends_on_its_generator_only(number):
+class Samples(Dataset):
+    """Each with a generator of its seed and place."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return 5 * len(self.images)
+
+    def __getitem__(self, place):
+        number, task = place % len(self.images), five_tasks()[place // len(self.images)]
+        return synthesise(self.images[number], task, np.random.default_rng([5, place]), sources=self.images)
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(0, 7), (1, 4), (2, 2)])
+def test_a_sample_depends_on_its_generator_only(workers, batch):
     """Whichever worker makes a sample, after whatever else, it is the same."""
-    images = smooth(np.random.default_rng(0), (6, 30, 28)).reshape(6, 1, 30, 28)
-
-    def sample(place):
-        rng = np.random.default_rng([5, place])
-        return synthesise(images[place], five_tasks()[number], rng, sources=images)
-
-    in_turn = [sample(place) for place in range(6)]
-    with ThreadPoolExecutor(3) as pool:
-        for place, (altered, mask) in zip(range(5, -1, -1), pool.map(sample, range(5, -1, -1)), strict=True):
-            assert np.array_equal(altered, in_turn[place][0])
-            assert np.array_equal(mask, in_turn[place][1])
+    samples = Samples(smooth(np.random.default_rng(0), (4, 30, 28)).reshape(4, 1, 30, 28))
+    loaded = list(DataLoader(samples, batch, num_workers=workers))
+    altered, masks = (torch.cat(parts).numpy() for parts in zip(*loaded, strict=True))
+    for number in reversed(range(len(samples))):
+        image, mask = samples[number]
+        assert np.array_equal(altered[number], image)
+        assert np.array_equal(masks[number], mask)
 
 
 def test_impossible_placements_end():
