@@ -8,7 +8,7 @@ import torch
 from torch import multiprocessing
 
 from zoo.metrics.exact import ExactPixelMetrics
-from zoo.metrics.functional import pixel_summary
+from zoo.metrics.functional import PixelSummary, pixel_summary
 
 
 def images(kind: str, count: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,7 +24,10 @@ def images(kind: str, count: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def whole(maps: torch.Tensor, masks: torch.Tensor, foreground: torch.Tensor | None = None) -> tuple[float, ...]:
-    found = pixel_summary(maps, masks, foreground=foreground)
+    return flat(pixel_summary(maps, masks, foreground=foreground))
+
+
+def flat(found: PixelSummary) -> tuple[float, ...]:
     return (*found.binary, found.aupro)
 
 
@@ -35,12 +38,12 @@ def test_batches_equal_the_whole(kind: str, memory: int, tmp_path: Path) -> None
     metric = ExactPixelMetrics(memory=memory, folder=str(tmp_path))
     for start in range(0, 12, 3):
         metric(maps[start : start + 3], masks[start : start + 3])
-    np.testing.assert_allclose(metric.compute(), whole(maps, masks), atol=1e-12)
+    np.testing.assert_allclose(flat(metric.compute()), whole(maps, masks), atol=1e-12)
     assert not list(tmp_path.iterdir())  # files without a name
     metric.reset()
     foreground = maps > maps.median()
     metric.update(maps, masks, foreground)
-    np.testing.assert_allclose(metric.compute(), whole(maps, masks, foreground), atol=1e-12)
+    np.testing.assert_allclose(flat(metric.compute()), whole(maps, masks, foreground), atol=1e-12)
 
 
 def test_memory_goes_to_files() -> None:
@@ -59,9 +62,9 @@ def test_memory_goes_to_files() -> None:
 def test_missing_class_and_bad_scores() -> None:
     maps, masks = images("normal")
     metric = ExactPixelMetrics()
-    assert np.isnan(metric.compute()).all()
+    assert np.isnan(flat(metric.compute())).all()
     metric.update(maps[1::2], masks[1::2])
-    assert np.isnan(metric.compute()).all()
+    assert np.isnan(flat(metric.compute())).all()
     maps[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="1 of 5760 scores"):
         metric.update(maps, masks)
@@ -75,7 +78,7 @@ def _process(rank: int, kind: str, port: int, folder: str) -> None:
     mine = slice(0, 3) if rank == 0 else slice(3, None)
     for one, mask in zip(maps[mine], masks[mine], strict=True):
         metric.update(one[None], mask[None])
-    np.save(Path(folder) / f"{rank}.npy", np.array(metric.compute()))
+    np.save(Path(folder) / f"{rank}.npy", np.array(flat(metric.compute())))
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:

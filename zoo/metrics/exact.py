@@ -1,29 +1,15 @@
 """Exact pixel metrics of a set that comes in batches, in bounded memory, on one process or many."""
 
 import tempfile
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
-from zoo.metrics.functional import region_sizes, summary_of_parts
+from zoo.metrics.functional import PixelSummary, region_sizes, summary_of_parts
 from zoo.metrics.ranking import ALONE, Array, Processes, divide, refuse_infinite
-
-
-class ExactFigures(NamedTuple):
-    """What :class:`ExactPixelMetrics` computes; nan where a class is missing."""
-
-    auroc: float
-    average_precision: float
-    dice_at_fpr: float
-    iou_at_fpr: float
-    threshold_at_fpr: float
-    best_dice: float
-    best_iou: float
-    best_threshold: float
-    aupro: float
 
 
 class ExactPixelMetrics(Metric):
@@ -104,8 +90,8 @@ class ExactPixelMetrics(Metric):
         """The scores of the healthy pixels, in any order."""
         return [*self.parts, *self.recent]
 
-    def compute(self) -> ExactFigures:
-        """Over all images of all processes."""
+    def compute(self) -> PixelSummary:
+        """Over all images of all processes; nan where a class is missing."""
         self._sort_recent()
         hits, sizes = _joined(self.hits, torch.float32), _joined(self.sizes, torch.int32)
         regions, processes = int(self.regions), ALONE
@@ -116,8 +102,7 @@ class ExactPixelMetrics(Metric):
             hits, sizes = (np.concatenate([one[k] for one in gathered]) for k in range(2))
             regions = sum(one[2] for one in gathered)
         parts = [part.numpy() for part in self.parts]
-        found = summary_of_parts(hits, sizes, regions, parts, self.fpr, self.fpr_limit, processes)
-        return ExactFigures(*found.binary, found.aupro)
+        return summary_of_parts(hits, sizes, regions, parts, self.fpr, self.fpr_limit, processes)
 
 
 class _Filed(Tensor):

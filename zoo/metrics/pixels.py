@@ -79,7 +79,9 @@ class PixelTally:
                     summed = total(getattr(self.stream, name).numpy())
                     setattr(self.stream, name, torch.from_numpy(summed))
         if self.stream is None:
-            return {NAMES[key]: value for key, value in self.exact.compute()._asdict().items() if key in NAMES}, {}
+            exact = self.exact.compute()
+            figures = {**exact.binary._asdict(), "aupro": exact.aupro}
+            return {NAMES[key]: value for key, value in figures.items() if key in NAMES}, {}
         found = self.stream.compute()
         values = dict.fromkeys(NAMES.values(), float("nan")) | {NAMES[key]: one.value for key, one in found.items()}
         return values, {NAMES[key]: (one.low, one.high) for key, one in found.items()}
