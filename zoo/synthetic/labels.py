@@ -199,7 +199,7 @@ def _basin_levels(lowest: Array, falling: Array, around: Array) -> Array:
     place = np.full(len(lowest), count)  # the last number is whatever is settled
     place[falling] = numbers
     near, beside, own = lowest.take(around), place.take(around), lowest.take(falling)
-    steepest = near.argmin(0)
+    steepest = (near == near.min(0)).argmax(0)  # the first of the lowest, sooner than argmin
     target, value = beside[steepest, numbers], near[steepest, numbers]
     down = (value < own) | ((value == own) & ((target < numbers) | (target == count)))
     bottom = np.append(np.where(down, target, numbers), count)

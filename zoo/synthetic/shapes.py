@@ -123,7 +123,7 @@ def exit_distance(shape: Shape, origin: Array, directions: Array) -> Array:
     if shape.kind == "rect":
         with np.errstate(divide="ignore", invalid="ignore"):
             reach = (np.sign(step) - start[:, None]) / step
-        return np.where(step == 0, np.inf, reach).min(0)
+        return np.asarray((reach if step.all() else np.where(step == 0, np.inf, reach)).min(0))
     a, b, c = (step**2).sum(0), start @ step, start @ start - 1
     return (-b + np.sqrt(np.maximum(b**2 - a * c, 0))) / a
 

@@ -70,8 +70,8 @@ def on_discs(task: Task) -> BoxTask:
         box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         disc = Shape("ellipse", np.array(mask[box].shape), np.eye(2), mask[box])
         result, own = target.copy(), target[:, *box]
-        context, anything = Context(patch[None]), np.full(len(own), np.inf)
-        after, _ = task.draw(rng, disc, own.shape, context).apply(own, disc, (-anything, anything), context)
+        context, any_value = Context(patch[None]), np.tile([-np.inf, np.inf], (len(own), 1))
+        after, _ = task.draw(rng, disc, own.shape, context).apply(own, disc, any_value, context)
         result[:, *box] = own + gain * (after - own)
         return result
 

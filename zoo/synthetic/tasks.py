@@ -37,13 +37,13 @@ class Context(NamedTuple):
 class Operation(Protocol):
     """A change of the image in a box, with every parameter fixed."""
 
-    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+    def apply(self, box: Array, shape: Shape, image: Array, context: Context) -> tuple[Array, Array]:
         """Change a box.
 
         Args:
             box: ``(C, *b)`` of the running image.
             shape: in the box.
-            bounds: lowest and highest value of the whole running image, ``(C,)`` each.
+            image: ``(C, *S)``, the whole running image, whose range the result may have to keep.
             context: see there.
 
         Returns:
@@ -80,12 +80,12 @@ class Blend(NamedTuple):
     patch: Patch
     mix_gradients: bool = True
 
-    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+    def apply(self, box: Array, shape: Shape, image: Array, context: Context) -> tuple[Array, Array]:
         """See :class:`Operation`."""
         source = np.asarray(context.sources[self.patch.source])
         wanted = needed_by_blend(shape.mask)
         content = take(source, self.patch.region, self.patch.corner, shape.mask.shape, wanted)
-        return blend(box, shape.mask, content, bounds, self.mix_gradients)
+        return blend(box, shape.mask, content, value_range(image), self.mix_gradients)
 
 
 def blend(
@@ -101,6 +101,12 @@ def blend(
     return altered, visible
 
 
+def value_range(image: Array) -> tuple[Array, Array]:
+    """Lowest and highest value ``(C,)`` of each channel of ``(C, *S)``."""
+    flat = image.reshape(len(image), -1)
+    return flat.min(1), flat.max(1)
+
+
 class Warp(NamedTuple):
     """Sink (inward) or source."""
 
@@ -108,7 +114,7 @@ class Warp(NamedTuple):
     factor: float
     inward: bool
 
-    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+    def apply(self, box: Array, shape: Shape, image: Array, context: Context) -> tuple[Array, Array]:
         """See :class:`Operation`."""
         return warp(box, *moved_pixels(shape, self.centre, self.factor, self.inward)), shape.mask
 
@@ -119,9 +125,9 @@ class Shift(NamedTuple):
     ramp: float
     amount: Array
 
-    def apply(self, box: Array, shape: Shape, bounds: tuple[Array, Array], context: Context) -> tuple[Array, Array]:
+    def apply(self, box: Array, shape: Shape, image: Array, context: Context) -> tuple[Array, Array]:
         """See :class:`Operation`."""
-        return shift_intensity(box, shape.mask, self.ramp, self.amount, *bounds), shape.mask
+        return shift_intensity(box, shape.mask, self.ramp, self.amount, *value_range(image)), shape.mask
 
 
 class IntraPoissonBlend:
@@ -245,8 +251,7 @@ def apply_in_place(altered: Array, union: Array, anomalies: Sequence[Anomaly], c
     """:func:`apply_anomalies` on a copy of the image that the caller owns, and on its mask."""
     for shape, corner, operation in anomalies:
         box = box_of(corner, shape.mask.shape)
-        flat = altered.reshape(len(altered), -1)
-        changed, mask = operation.apply(altered[(slice(None), *box)], shape, (flat.min(1), flat.max(1)), context)
+        changed, mask = operation.apply(altered[(slice(None), *box)], shape, altered, context)
         altered[(slice(None), *box)] = changed
         union[box] |= mask
 
