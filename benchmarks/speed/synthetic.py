@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed.synthetic [--side 256] [--seconds 2] [--rounds 3] [--batch 32] [--device cpu|cuda]
 
-One table: our path per sample and on a batch, beside the published sampling written plainly (its blends come from
-``pie-torch``, without which they are left out) and beside what the authors' code made where it was timed. On the CPU
-all figures are per second of one thread's CPU time, taken in turn in one process; ratios are medians over the rounds.
+One table: our path per sample (each dropped when made), per sample and collated, and on a batch, with the batch's ratio
+to both; then our path per sample beside the published sampling written plainly (its blends come from ``pie-torch``,
+without which they are left out) and beside what the authors' code made where it was timed. On the CPU all figures are
+per second of one thread's CPU time, taken in turn in one process; ratios are medians over the rounds.
 On a GPU the batch is timed by the clock, draws included.
 """
 
@@ -65,6 +66,15 @@ def one(image: Array, task: Task, rng: np.random.Generator, sources: Array) -> A
     return np.asarray(anomaly_label(altered, image, mask))
 
 
+def collated(images: Array, task: Task, rng: np.random.Generator) -> torch.Tensor:
+    """Complete samples, per-sample path, put into one batch."""
+    made = []
+    for image, own in zip(images, rng.spawn(len(images)), strict=True):
+        altered, mask = synthesise(image, task, own, sources=images)
+        made.append((altered, mask, anomaly_label(altered, image, mask)))
+    return [torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True)][2]
+
+
 def many(images: torch.Tensor, task: Task, rng: np.random.Generator) -> torch.Tensor:
     """Complete samples of a batch."""
     count = len(images)
@@ -77,18 +87,20 @@ def tasks_table(size: tuple[int, ...], seconds: float, rounds: int, batch: int) 
     """Print the rows of the five tasks on the CPU."""
     images = smooth_images(batch, size)
     for name, authors, task in zip(NAMES, AUTHORS[len(size)], five_tasks(), strict=True):
-        rngs, turn = [np.random.default_rng(0) for _ in range(3)], [cycle(images), cycle(images)]
+        rngs, turn = [np.random.default_rng(0) for _ in range(4)], [cycle(images), cycle(images)]
         runs: list[Callable[[], Any]] = [
             lambda: one(next(turn[0]), task, rngs[0], images),  # noqa: B023
-            partial(many, torch.from_numpy(images), task, rngs[1]),
+            partial(collated, images, task, rngs[1]),
+            partial(many, torch.from_numpy(images), task, rngs[2]),
         ]
         if "blend" not in name or importlib.util.find_spec("pietorch"):
-            runs.append(lambda: plain_sample(next(turn[1]), name, rngs[2], images))  # noqa: B023
-        speed = in_turn(runs, seconds, rounds) * np.array([1, batch, 1])[: len(runs)]
-        ours, together = np.median(speed[:, :2], 0)
-        row = f"{len(size)}-D {name:<12}{ours:12.0f}{together:12.0f}{np.median(speed[:, 1] / speed[:, 0]):10.2f}"
-        if len(runs) == 3:
-            row += f"{np.median(speed[:, 2]):12.0f}{np.median(speed[:, 0] / speed[:, 2]):10.2f}"
+            runs.append(lambda: plain_sample(next(turn[1]), name, rngs[3], images))  # noqa: B023
+        speed = in_turn(runs, seconds, rounds) * np.array([1, batch, batch, 1])[: len(runs)]
+        ours, stacked, together = np.median(speed[:, :3], 0)
+        row = f"{len(size)}-D {name:<12}{ours:12.0f}{stacked:12.0f}{together:12.0f}"
+        row += "".join(f"{np.median(speed[:, 2] / speed[:, other]):10.2f}" for other in (0, 1))
+        if len(runs) == 4:
+            row += f"{np.median(speed[:, 3]):12.0f}{np.median(speed[:, 0] / speed[:, 3]):10.2f}"
         else:
             row += f"{'-':>12}{'-':>10}"
         print(f"{row}{authors:>14}", flush=True)
@@ -176,7 +188,8 @@ def main() -> None:
             device_table(size, arguments.device, arguments.seconds, batch)
         return
     print(
-        f"{'samples/s':<16}{'per sample':>12}{'batched':>12}{'ratio':>10}{'plain':>12}{'ratio':>10}{'authors code':>14}"
+        f"{'samples/s':<16}{'per sample':>12}{'collated':>12}{'batched':>12}{'/ sample':>10}{'/ collated':>10}"
+        f"{'plain':>12}{'ratio':>10}{'authors code':>14}"
     )
     for size, batch in sizes:
         tasks_table(size, arguments.seconds, arguments.rounds, batch)

@@ -37,7 +37,7 @@ def rotation(angles: Sequence[float], dims: int) -> Array:
         plane[j, i] = np.sin(angle)
         plane[i, j] = -plane[j, i]
         matrix = plane if matrix is None else plane @ matrix
-    return np.asarray(matrix)
+    return np.eye(dims) if matrix is None else np.asarray(matrix)
 
 
 def make_shape(
