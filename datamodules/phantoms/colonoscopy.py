@@ -113,8 +113,9 @@ def polyps(rng: Rng, wall: Mucosa, contrast: float) -> Polyps:
         slope = np.clip((1.27 - edge) / 0.54, 0, 1)
         inside = slope * slope * (3 - 2 * slope)
         # a dome that leaves the wall at a finite angle: a half-sphere would have a black rim under a frontal lamp
-        dome = np.clip(1 - edge * edge, 0, 1) * (1.25 - 0.25 * np.clip(1 - edge * edge, 0, 1))
-        out.height = out.height + flat * size * 0.55 * ndimage.gaussian_filter(dome, 0.008 * min(shape), truncate=3)
+        bulge = np.clip(1 - edge * edge, 0, 1)
+        dome = ndimage.gaussian_filter(bulge * (1.25 - 0.25 * bulge), 0.008 * min(shape), truncate=3)
+        out.height = out.height + flat * size * 0.55 * dome
         out.texture = out.texture + inside * field_2d(rng, shape, rng.uniform(50, 90))
         rim = np.where(edge < 1.35, np.exp(-(((edge - 1.05) / 0.13) ** 2)), 0)
         out.shadow = np.maximum(out.shadow, rim * flat)
