@@ -1,9 +1,10 @@
 """Speed of PaDiM, PatchCore and the greedy coreset against anomalib's, on the same backbone, channels and images.
 
-``python -m benchmarks.speed.frozen_features [padim] [patchcore] [coreset] [--tune-allocator]``, in an environment that
-has anomalib beside the packages of this project. Weights and images are random: durations carry over, detection does
-not. ``fit`` is one pass over the training images and the statistics, ``predict`` the maps and scores of the test
-images, both in memory: neither the trainers nor the loading of data are part of it.
+``python -m benchmarks.speed.frozen_features [padim] [patchcore] [coreset] [neighbours] [--tune-allocator]``, in an
+environment that has anomalib beside the packages of this project; ``neighbours`` compares with faiss instead. Weights
+and images are random: durations carry over, detection does not. ``fit`` is one pass over the training images and the
+statistics, ``predict`` the maps and scores of the test images, both in memory: neither the trainers nor the loading of
+data are part of it.
 
 Both run in one process on one thread, interleaved; ratios are medians over rounds of ratios within a round, in CPU
 seconds. The allocator is a property of the process, so the two settings need two runs. With the tuned one anomalib's
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from zoo.allocator import tune_allocator
 from zoo.module import AnomalyModule
-from zoo.nn.neighbours import greedy_coreset
+from zoo.nn.neighbours import greedy_coreset, nearest_neighbours
 from zoo.pretrained.padim import PaDiM
 from zoo.pretrained.patchcore import PatchCore
 
@@ -201,6 +202,31 @@ def coreset(arguments: argparse.Namespace) -> None:
     )
 
 
+def neighbours(arguments: argparse.Namespace) -> None:
+    """PatchCore's search in banks of several sizes: blocked products against faiss's exhaustive index."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    for rows, channels in ((784, 128), (784, 1536), (5000, 384), (20_000, 128), (20_000, 384), (20_000, 1536)):
+        mixing = torch.randn(24, channels, generator=generator)
+        bank, queries = (
+            torch.relu(torch.randn(count, 24, generator=generator) @ mixing) + torch.rand(count, channels)
+            for count in (rows, arguments.queries)
+        )
+        pairs = []
+        for _ in range(arguments.rounds):
+            ours, (_, found) = seconds(functools.partial(nearest_neighbours, queries, bank))
+            theirs, (_, expected) = seconds(functools.partial(nearest_neighbours, queries, bank, search="faiss"))
+            pairs.append((theirs, ours))
+        ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+        print(
+            f"neighbours {len(queries)} in {rows} x {channels}: faiss {pairs[-1][0]:.2f} s  ours {pairs[-1][1]:.2f} s  "
+            f"{ratio:.2f}x, the same {100 * float((found == expected).float().mean()):.2f} %",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -210,6 +236,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--patches", type=int, default=204_800)
+    parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--loop", type=int, default=60)
     parser.add_argument("--tune-allocator", action="store_true")
     arguments = parser.parse_args()
@@ -218,8 +245,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"tuned allocator: {arguments.tune_allocator}, load {os.getloadavg()[0]:.1f}", flush=True)
     for part in arguments.parts:
-        if part == "coreset":
-            coreset(arguments)
+        if part in ("coreset", "neighbours"):
+            {"coreset": coreset, "neighbours": neighbours}[part](arguments)
         else:
             in_memory(part, arguments)
 
