@@ -427,7 +427,8 @@ class AnomalyModule(LightningModule):
                 "give the checkpoint's own configuration (--run FOLDER does) or another checkpoint"
             )
         self._batch_seed = header["seed"]
-        self._stopped = header.get("stopped")  # not in files of 0.1.0
+        stopped = header.get("stopped")  # not in older files
+        self._stopped = stopped if isinstance(stopped, int) else None
 
 
 class _GiveLimitsBack(Callback):

@@ -41,7 +41,7 @@ class PatchCore(AnomalyModule):
         neighbours: bank entries around the nearest one that re-weight the score.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
         search: for the nearest patch: ``blocked`` products, or ``faiss`` (exhaustive, on the CPU: the same neighbours;
-            one thread of it took 1.3 to 3.7 times as long here). The bank in the checkpoint is the same.
+            one thread of it took 1.3 to 5 times as long here). The bank in the checkpoint is the same.
     """
 
     reference = {
