@@ -78,8 +78,8 @@ class Theirs:
         return torch.cat([one.anomaly_map for one in found]), torch.cat([one.pred_score for one in found]).flatten()
 
 
-def padim(size: int) -> tuple[Ours, Theirs]:
-    """PaDiM with 100 channels of ResNet-18, the same ones."""
+def padim(size: int, ratio: float) -> tuple[Ours, Theirs]:
+    """PaDiM with 100 channels of ResNet-18, the same ones; it has no coreset."""
     from anomalib.models.image.padim.torch_model import PadimModel
 
     # anomalib adds 0.01 and then 0.00001
@@ -90,7 +90,7 @@ def padim(size: int) -> tuple[Ours, Theirs]:
     return ours, theirs
 
 
-def patchcore(size: int) -> tuple[Ours, Theirs]:
+def patchcore(size: int, ratio: float) -> tuple[Ours, Theirs]:
     """PatchCore with layers 2 and 3 of ResNet-18; the coreset is chosen from the features themselves by both.
 
     The maps differ a little: anomalib enlarges them by nearest neighbour, we bilinearly.
@@ -102,7 +102,7 @@ def patchcore(size: int) -> tuple[Ours, Theirs]:
         in_channels=3,
         backbone="resnet18",
         weights="random",
-        coreset_ratio=0.001,
+        coreset_ratio=ratio,
         projection_dim=384,
         max_patches=10**6,
     )
@@ -112,7 +112,7 @@ def patchcore(size: int) -> tuple[Ours, Theirs]:
         projection = "anomalib.models.components.sampling.k_center_greedy.SparseRandomProjection"
         with mock.patch(projection) as projected:
             projected.return_value.transform = lambda features: features
-            model.subsample_embedding(0.001)
+            model.subsample_embedding(ratio)
 
     return ours, Theirs(PatchcoreModel(["layer2", "layer3"], "resnet18", pre_trained=False), ours, finish)
 
@@ -148,7 +148,7 @@ def compare(name: str, rounds: int, durations: Callable[[], dict[str, tuple[floa
 def in_memory(name: str, arguments: argparse.Namespace) -> None:
     """Time the models alone, and check that they find the same."""
     torch.manual_seed(0)
-    ours, theirs = {"padim": padim, "patchcore": patchcore}[name](arguments.size)
+    ours, theirs = {"padim": padim, "patchcore": patchcore}[name](arguments.size, arguments.ratio)
     image = pictures(arguments.train + arguments.test, arguments.size)
     train, test = image[: arguments.train], image[arguments.train :]
     found: dict[str, Any] = {}
@@ -236,6 +236,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--patches", type=int, default=204_800)
+    parser.add_argument("--ratio", type=float, default=0.001, help="of PatchCore's coreset; the paper's is 0.1 or less")
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--loop", type=int, default=60)
     parser.add_argument("--tune-allocator", action="store_true")
