@@ -291,7 +291,8 @@ class AnomalyDataModule(LightningDataModule):
         if not counts["train"]:
             raise UserError(f"{self.folder()}: no healthy image to train on")
         if not counts["val"]:
-            warnings.warn(f"{self.folder()}: too few healthy images to hold some out, validation uses training images")
+            reason = "val_fraction is 0" if self.val_fraction == 0 else "too few healthy images to hold some out"
+            warnings.warn(f"{self.folder()}: {reason}, validation uses training images")
 
     def _positions(self, split: str) -> Array:
         """Positions in the store that belong to ``split``; anomalous slices never train or validate."""
