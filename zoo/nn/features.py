@@ -94,7 +94,7 @@ class FeatureExtractor(nn.Module):
                 raise UserError(f"backbone {backbone} has no layer '{layer}'; its top-level layers: {top}")
         embedding: Any = getattr(self.backbone, "patch_embed", None)
         self.patch: tuple[int, ...] = (1, 1) if embedding is None else tuple(embedding.patch_size)
-        side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
+        self._probe_side = side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
         maps = self._prune(side)
         self.channels = tuple(values.shape[1] for values in maps)
         self.strides = tuple(side // values.shape[-1] for values in maps)
@@ -110,8 +110,7 @@ class FeatureExtractor(nn.Module):
     @torch.no_grad()
     def signed(self) -> bool:
         """Whether a layer's map can be negative, as seen on an image of noise: not where layers end in ReLUs."""
-        side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
-        noise = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        noise = torch.rand(1, 3, self._probe_side, self._probe_side, generator=torch.Generator().manual_seed(0))
         return any(bool((values < 0).any()) for values in self(noise))
 
     def parts(self, image: Tensor) -> Iterator[list[Tensor]]:
