@@ -184,7 +184,8 @@ class AnomalyModule(LightningModule):
                 f"{type(self).__name__} collects statistics, which several processes would each do for their part: set "
                 "trainer.devices 1"
             )
-        self.build()
+        with torch.device("cpu"):  # Lightning would build on the GPU: other initial weights from the same seed
+            self.build()
         self._built = True
 
     def _data_shape(self) -> tuple[int, ...] | None:

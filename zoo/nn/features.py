@@ -67,6 +67,9 @@ class FeatureExtractor(nn.Module):
         UserError: unknown backbone or layer, channels other than 1 and 3, weights that are not to be had or do not fit.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: str = "resnet18",
@@ -86,7 +89,8 @@ class FeatureExtractor(nn.Module):
         self.normalisation = normalisation
         self.differentiable = differentiable
         self.backbone = _create(backbone, weights)
-        self._mean, self._std = _mean_and_deviation(backbone)
+        for name, values in zip(("mean", "std"), _mean_and_deviation(backbone), strict=True):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         known = dict(self.backbone.named_modules())
         for layer, path in zip(layers, self.layers, strict=True):
             if path not in known:
@@ -131,8 +135,7 @@ class FeatureExtractor(nn.Module):
         if self.normalisation == "centre":
             image = 2 * (image - 0.5)
         elif self.normalisation == "imagenet":
-            mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (self._mean, self._std))
-            image = (image - mean) / std
+            image = (image - self.mean) / self.std
         sides = tuple(
             max(1, round(side / patch)) * patch for side, patch in zip(image.shape[2:], self.patch, strict=True)
         )
