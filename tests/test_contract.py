@@ -125,6 +125,15 @@ def test_prediction_is_repeatable_and_leaves_random_state_alone(method, fitted, 
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
+def test_prediction_compiles_into_one_graph(method, fitted, images):
+    model = fitted(method)[0]
+    if model.scores_with_gradient:
+        pytest.skip("its score takes gradients, which torch.compile does not follow")
+    torch.compiler.reset()
+    with torch.no_grad():
+        same(torch.compile(model.predict_anomaly, fullgraph=True, backend="eager")(images[0]), model(images[0]), 1e-5)
+
+
 def test_blank_images_have_finite_scores(method, fitted, images):
     for level in (0.0, 1.0):
         prediction = fitted(method)[0](torch.full_like(images[0], level))

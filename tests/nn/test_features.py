@@ -63,8 +63,10 @@ def test_tokens_of_a_transformer_become_a_map():
     extractor = FeatureExtractor("test_vit", ("blocks.2", "norm"), weights="random", normalisation="none")
     assert (extractor.channels, extractor.strides) == ((64, 64), (16, 16))
     image = torch.rand(2, 3, 64, 96)
+    whole = timm.create_model("test_vit", num_classes=0, dynamic_img_size=True).eval()
+    whole.load_state_dict(extractor.backbone.state_dict(), strict=False)  # the extractor cuts the pooling away
     with torch.no_grad():
-        tokens = extractor.backbone.forward_features(image)
+        tokens = whole.forward_features(image)
     found = extractor(image)[1]
     assert found.shape == (2, 64, 4, 6)
     torch.testing.assert_close(found[1, :, 2, 3], tokens[1, 1 + 2 * 6 + 3])  # behind the class token, row by row

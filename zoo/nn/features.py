@@ -1,6 +1,7 @@
 """Intermediate feature maps of a backbone that is not trained, over timm."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -97,6 +98,9 @@ class FeatureExtractor(nn.Module):
                 top = ", ".join(name for name, _ in self.backbone.named_children())
                 raise UserError(f"backbone {backbone} has no layer '{layer}'; its top-level layers: {top}")
         embedding: Any = getattr(self.backbone, "patch_embed", None)
+        self._found: dict[str, Tensor] = {}
+        for path in self.layers:
+            self.backbone.get_submodule(path).register_forward_hook(functools.partial(self._keep, path))
         self.patch: tuple[int, ...] = (1, 1) if embedding is None else tuple(embedding.patch_size)
         self._probe_side = side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
         maps = self._prune(side)
@@ -147,21 +151,19 @@ class FeatureExtractor(nn.Module):
             return self._run(image)
 
     def _run(self, image: Tensor) -> list[Tensor]:
-        found: dict[str, Tensor] = {}
-        with contextlib.ExitStack() as hooks:
-            for path in self.layers:
-
-                def keep(_module: nn.Module, _input: Any, output: Tensor, path: str = path) -> None:
-                    exporting = torch.compiler.is_exporting()  # exporters do not follow exceptions
-                    found[path] = output.clone() if exporting else output
-                    if len(found) == len(self.layers) and not exporting:
-                        raise _AllFound  # what follows may write into the last map in place
-
-                hooks.callback(self.backbone.get_submodule(path).register_forward_hook(keep).remove)
-            hooks.enter_context(contextlib.suppress(_AllFound))
+        with contextlib.suppress(_AllFound):
             self.backbone.forward_features(image)  # type: ignore[operator]  # every timm model has it
         rows, columns = (side // patch for side, patch in zip(image.shape[2:], self.patch, strict=True))
-        return [self._as_map(found[path], rows, columns) for path in self.layers]
+        maps = [self._as_map(self._found[path], rows, columns) for path in self.layers]
+        self._found.clear()
+        return maps
+
+    def _keep(self, path: str, _module: nn.Module, _input: Any, output: Tensor) -> None:
+        """Hook: keep a layer's output and end the forward pass at the last one wanted."""
+        compiling = torch.compiler.is_compiling()  # compilers do not follow exceptions
+        self._found[path] = output.clone() if compiling else output  # what follows may write into it in place
+        if len(self._found) == len(self.layers) and not compiling:
+            raise _AllFound
 
     def _as_map(self, values: Tensor, rows: int, columns: int) -> Tensor:
         """Tokens ``(B, prefix + rows * columns, K)`` as a map; maps as they are."""
@@ -177,10 +179,10 @@ class FeatureExtractor(nn.Module):
         with contextlib.ExitStack() as hooks:
             for path, module in self.backbone.named_modules():
 
-                def note(_module: nn.Module, _input: Any, _output: Any, path: str = path) -> None:
+                def note(_module: nn.Module, _input: Any, path: str = path) -> None:
                     needed.add(path)
 
-                hooks.callback(module.register_forward_hook(note).remove)
+                hooks.callback(module.register_forward_pre_hook(note).remove)
             maps = self._run(torch.zeros(1, 3, side, side))
         leaves = [path for path, module in self.backbone.named_modules() if not any(module.children())]
         for path in leaves:

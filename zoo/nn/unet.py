@@ -67,11 +67,10 @@ class UNet(nn.Module):
         dropout: channel dropout after the two deepest encoder stages.
 
     Raises:
-        UserError: an image size that cannot be halved so often.
+        UserError: less than two halvings, or an image size that cannot be halved so often.
     """
 
     positions: Tensor
-    sampling = False
 
     def __init__(
         self,
@@ -88,6 +87,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         dims = len(image_size)
+        if depth < 2:
+            raise UserError(f"model.depth {depth}: a U-Net needs at least 2 halvings")
         check_size(tuple(image_size if patch_size is None else patch_size), depth)
         widths = [min(width * 2**level, max_width) for level in range(depth + 1)]
         encoding = torch.from_numpy(position_encoding(image_size, positions)).float() if positions else torch.empty(0)
@@ -115,7 +116,7 @@ class UNet(nn.Module):
         self.mode = "bilinear" if dims == 2 else "trilinear"
 
     def forward(self, x: Tensor, corner: Sequence[int] | None = None) -> Tensor:
-        """``(B, C, *S)`` to the unbounded ``(B, out_channels, *S)``; drops channels in training, or while sampling.
+        """``(B, C, *S)`` to the unbounded ``(B, out_channels, *S)``; drops channels of each image in training.
 
         Args:
             x: images, or patches of them.
@@ -124,14 +125,35 @@ class UNet(nn.Module):
         Raises:
             UserError: a size that cannot be halved so often, or another one than the positions were made for.
         """
+        return self.deep(self.shallow(x, corner))
+
+    def shallow(self, x: Tensor, corner: Sequence[int] | None = None) -> list[Tensor]:
+        """The encoder without its two deepest stages, where nothing is dropped; arguments as of :meth:`forward`."""
         check_size(tuple(x.shape[2:]), len(self.encoder) - 1)
         positions = self._positions_of(x, corner)
-        skips: list[Tensor] = []
-        for k, stage in enumerate(self.encoder):
+        maps: list[Tensor] = []
+        for k, stage in enumerate(self.encoder[:-2]):
             first, second = stage.children()
             x = second(first(x) if k or positions is None else first.with_constant(x, positions))  # type: ignore[operator]
-            if self.dropout and k >= len(self.encoder) - 2 and (self.training or self.sampling):
-                x = self._drop_channels(x)
+            maps.append(x)
+        return maps
+
+    def deep(self, shallow: Sequence[Tensor], kept: Sequence[Tensor] | None = None) -> Tensor:
+        """The two deepest stages and the decoder.
+
+        Args:
+            shallow: what :meth:`shallow` gave.
+            kept: factors ``(channels,)`` of the two stages, one row of :meth:`draw_kept` each.
+        """
+        skips = list(shallow)
+        x = skips[-1]
+        for k, stage in enumerate(self.encoder[-2:]):
+            first, second = stage.children()
+            x = second(first(x))
+            if kept is not None:
+                x = x * kept[k].to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+            elif self.dropout and self.training:
+                x = x * self._factors((*x.shape[:2], *[1] * (x.dim() - 2)), device=x.device).to(x.dtype)
             skips.append(x)
         x = skips.pop()
         for stage in self.decoder:
@@ -139,6 +161,14 @@ class UNet(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=False)
             x = second(first(torch.cat([x, skips.pop()], dim=1)))
         return self.heads[-1](x)
+
+    def draw_kept(self, count: int, generator: torch.Generator) -> list[Tensor]:
+        """Dropout drawn ahead: ``(count, channels)`` factors, 0 or ``1 / (1 - dropout)``, of each of the two stages."""
+        widths = [stage[-1].conv.out_channels for stage in self.encoder[-2:]]  # type: ignore[index]
+        return [self._factors((count, width), generator=generator) for width in widths]
+
+    def _factors(self, shape: tuple[int, ...], **drawing: Any) -> Tensor:
+        return (torch.rand(shape, **drawing) >= self.dropout) / (1 - self.dropout)
 
     def _positions_of(self, x: Tensor, corner: Sequence[int] | None) -> Tensor | None:
         if not self.positions.numel():
@@ -150,12 +180,6 @@ class UNet(nn.Module):
             raise UserError(f"image size {size}: this U-Net knows the positions of images of {whole}; give that size")
         inside = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
         return self.positions[(slice(None), *inside)].to(x.dtype)
-
-    def _drop_channels(self, x: Tensor) -> Tensor:
-        """Drop channels: of each image by itself in training, the same of all images while sampling."""
-        images = 1 if self.sampling else len(x)
-        kept = torch.rand(images, x.shape[1], *[1] * (x.dim() - 2), device=x.device) >= self.dropout
-        return x * (kept / (1 - self.dropout)).to(x.dtype)
 
 
 def check_size(size: tuple[int, ...], depth: int) -> None:

@@ -84,7 +84,7 @@ class VoxelStatistics(AnomalyModule):
         Raises:
             UserError: fewer than two training images were seen.
         """
-        if not torch.compiler.is_exporting() and self.count < 2:
+        if not torch.compiler.is_compiling() and self.count < 2:
             raise UserError(
                 f"VoxelStatistics was fitted to {int(self.count)} images and needs at least 2; run fit first"
             )

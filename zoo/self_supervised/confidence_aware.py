@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.callbacks.uncertainty import UncertaintyCurves
 from zoo.module import AnomalyModule, Batch, Prediction
@@ -60,6 +60,8 @@ class ConfidenceAware(AnomalyModule):
     tiny = {"image_size": 32, "depth": 3, "width": 4, "samples": 2, "anomalies": (1, 3), "raters": (1, 2)}
 
     network: UNet
+    kept_above: Tensor
+    kept_below: Tensor
 
     def __init__(
         self,
@@ -102,6 +104,9 @@ class ConfidenceAware(AnomalyModule):
             out_channels=2,
             dropout=self.hparams["dropout"],
         )
+        if self.hparams["samples"] > 1:
+            kept = self.network.draw_kept(self.hparams["samples"], torch.Generator().manual_seed(0))
+            self.kept_above, self.kept_below = (nn.Buffer(factors, persistent=False) for factors in kept)
 
     def prepare(self, image: Tensor) -> Tensor:
         """``(B, C, H, W)`` of the data to [0, 1], equalised if asked for."""
@@ -156,24 +161,16 @@ class ConfidenceAware(AnomalyModule):
 
         The masks are the same for every image and call.
         """
-        prepared = self.prepare(image)
+        shallow = self.network.shallow(self.prepare(image))
+        masks = zip(self.kept_above, self.kept_below, strict=True) if self.hparams["samples"] > 1 else [None]
         probabilities, spreads = [], []
-        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-            torch.manual_seed(0)
-            for _ in range(self.hparams["samples"]):
-                logit, raw_spread = self._sample(prepared).chunk(2, dim=1)
-                probabilities.append(logit.sigmoid())
-                spreads.append(F.softplus(raw_spread))
+        for kept in masks:
+            logit, raw_spread = self.network.deep(shallow, kept).float().chunk(2, dim=1)
+            probabilities.append(logit.sigmoid())
+            spreads.append(F.softplus(raw_spread))
         probability, spread = torch.stack(probabilities), torch.stack(spreads).mean(0)
         mean = probability.mean(0)
         uncertainty = (probability.var(0, correction=0) + spread**2).sqrt()
         anomaly_map = mean - self.hparams["confidence"] * uncertainty
         score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"])
         return Prediction(score, anomaly_map, None, uncertainty)
-
-    def _sample(self, image: Tensor) -> Tensor:
-        self.network.sampling = self.hparams["samples"] > 1
-        try:
-            return self.network(image).float()
-        finally:
-            self.network.sampling = False
