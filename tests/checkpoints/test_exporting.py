@@ -66,7 +66,7 @@ def largest_difference(name, form):
 
 
 def quick(name, form):
-    return (form, name) in {("pt2", "autoencoder"), ("pt2", "patchcore")}
+    return (form, name) in {("pt2", "autoencoder"), ("pt2", "padim"), ("pt2", "patchcore")}
 
 
 @pytest.mark.parametrize(

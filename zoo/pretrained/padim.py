@@ -93,10 +93,11 @@ class PaDiM(AnomalyModule):
         """The kept channels at every place: ``(B, C, H, W)`` -> float32 ``(P, B, d)``."""
         stride = self.extractor.strides[0]
         rows, columns = (-(-side // stride) for side in image.shape[2:])
-        found = torch.empty(rows, columns, len(image), len(self.channel_index), device=image.device)
+        # sizes by `shape`: `len` would fix the batch size of an exported graph
+        found = torch.empty(rows, columns, image.shape[0], len(self.channel_index), device=image.device)
         first = 0
         for maps in self.extractor.parts(image):
-            last = first + len(maps[0])
+            last = first + maps[0].shape[0]
             self._write(maps, found[:, :, first:last])
             first = last
         return found.flatten(0, 1)
