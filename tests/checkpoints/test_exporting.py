@@ -65,14 +65,10 @@ def largest_difference(name, form):
     return largest
 
 
-def quick(name, form):
-    return (form, name) in {("pt2", "autoencoder"), ("pt2", "padim"), ("pt2", "patchcore")}
-
-
 @pytest.mark.parametrize(
     ("form", "name"),
     [
-        pytest.param(form, name, marks=() if quick(name, form) else pytest.mark.slow)
+        pytest.param(form, name, marks=pytest.mark.slow if form == "onnx" else ())
         for form in ("onnx", "pt2")
         for name in methods()
     ],
