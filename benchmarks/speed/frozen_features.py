@@ -87,6 +87,7 @@ def padim(size: int, ratio: float) -> tuple[Ours, Theirs]:
     layers = list(ours.model.hparams["layers"])
     theirs = Theirs(PadimModel("resnet18", layers, pre_trained=False, n_features=100), ours, lambda model: model.fit())
     ours.model.channel_index.copy_(theirs.model.idx.sort().values)
+    ours.model.count_channels()
     return ours, theirs
 
 

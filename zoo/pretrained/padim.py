@@ -3,6 +3,9 @@
 Defard et al. 2021, "PaDiM: a patch distribution modeling framework for anomaly detection and localization".
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -83,7 +86,20 @@ class PaDiM(AnomalyModule):
             raise UserError(f"feature_channels is {kept}; layers {hp['layers']} of {hp['backbone']} have {known}")
         generator = torch.Generator().manual_seed(hp["channel_seed"])
         self.register_buffer("channel_index", torch.randperm(known, generator=generator)[:kept].sort().values)
+        self.count_channels()
         self.gaussian = FittedStatistics("count", "mean", "scatter", "whitening")
+
+    def count_channels(self) -> None:
+        """Count how many of ``channel_index``, which is sorted, lie in each layer; to be called when it has changed."""
+        ends = torch.tensor(self.extractor.channels).cumsum(0)
+        layer = torch.bucketize(self.channel_index.cpu(), ends, right=True)
+        self._counts = layer.bincount(minlength=len(ends)).tolist()
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """As every module; a checkpoint has channels of its own."""
+        found = super().load_state_dict(*args, **options)
+        self.count_channels()
+        return found
 
     def stages(self) -> tuple[Stage, ...]:
         """One pass over the training images."""
@@ -92,29 +108,31 @@ class PaDiM(AnomalyModule):
     def features(self, image: Tensor) -> Tensor:
         """The kept channels at every place: ``(B, C, H, W)`` -> float32 ``(P, B, d)``."""
         stride = self.extractor.strides[0]
-        rows, columns = (-(-side // stride) for side in image.shape[2:])
-        # sizes by `shape`: `len` would fix the batch size of an exported graph
-        found = torch.empty(rows, columns, image.shape[0], len(self.channel_index), device=image.device)
+        size = tuple(-(-side // stride) for side in image.shape[2:])
+        if torch.compiler.is_compiling():  # where writing into parts gains nothing
+            joined = torch.cat([*self._chosen(self.extractor(image), size, (2, 3, 1))], dim=1)
+            return joined.float().flatten(2).permute(2, 0, 1)
+        found = torch.empty(*size, len(image), len(self.channel_index), device=image.device)
         first = 0
         for maps in self.extractor.parts(image):
-            last = first + maps[0].shape[0]
-            self._write(maps, found[:, :, first:last])
+            last, filled = first + len(maps[0]), 0
+            for values in self._chosen([values.permute(2, 3, 0, 1) for values in maps], size, (0, 1, 3)):
+                found[:, :, first:last, filled : filled + values.shape[3]] = values
+                filled += values.shape[3]
             first = last
         return found.flatten(0, 1)
 
-    def _write(self, maps: list[Tensor], found: Tensor) -> None:
-        """Fill ``(rows, columns, b, d)`` with the kept channels of ``b`` images, coarser maps repeated."""
-        start = filled = 0
-        for values in maps:
-            inside = (self.channel_index >= start) & (self.channel_index < start + values.shape[1])
-            chosen = values.permute(2, 3, 0, 1).index_select(3, self.channel_index[inside] - start)
-            for axis in (0, 1):
-                size = found.shape[axis]
-                if chosen.shape[axis] != size:  # nearest neighbour
-                    source = torch.arange(size, device=chosen.device) * chosen.shape[axis] // size
+    def _chosen(self, maps: list[Tensor], size: tuple[int, ...], axes: tuple[int, int, int]) -> Iterator[Tensor]:
+        """Each layer's kept channels at ``size``, coarser maps repeated; ``axes`` of rows, columns and channels."""
+        start, channels = 0, axes[2]
+        for values, index in zip(maps, self.channel_index.split(self._counts), strict=True):
+            chosen = values.index_select(channels, index - start)
+            for axis, side in zip(axes, size, strict=False):
+                if chosen.shape[axis] != side:  # nearest neighbour
+                    source = torch.arange(side, device=chosen.device) * chosen.shape[axis] // side
                     chosen = chosen.index_select(axis, source)
-            found[..., filled : filled + chosen.shape[3]] = chosen
-            filled, start = filled + chosen.shape[3], start + values.shape[1]
+            yield chosen
+            start += values.shape[channels]
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the running means and scatter matrices (Chan's update, which does not cancel)."""
