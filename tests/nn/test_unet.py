@@ -123,6 +123,7 @@ def test_only_the_last_head_is_trained():
             r"image size \(64, 32\): this U-Net knows the positions of images of \(32, 32\)",
         ),
         ({"image_size": (32, 32), "positions": 0}, (48, 40), r"multiples of 16"),
+        ({"image_size": (32, 32), "depth": 1}, None, r"model.depth 1: a U-Net needs at least 2 halvings"),
     ],
 )
 def test_sizes_that_do_not_fit_are_told(make, image, words):
@@ -134,6 +135,23 @@ def test_sizes_that_do_not_fit_are_told(make, image, words):
 def test_without_positions_any_divisible_size_works():
     network = UNet((32, 32), depth=3, width=2, positions=0)
     assert network(torch.rand(1, 1, 40, 48)).shape == (1, 1, 40, 48)
+
+
+def test_channels_dropped_ahead_are_those_dropped():
+    torch.manual_seed(0)
+    network = UNet((16, 16), width=4, depth=2, max_width=16, positions=0, dropout=0.5).eval()
+    image = torch.rand(3, 1, 16, 16)
+    shallow = network.shallow(image)
+    drawn = [network.draw_kept(2, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*drawn, strict=True))
+    assert [part.shape for part in drawn[0]] == [(2, 8), (2, 8)]
+    assert {value for part in drawn[0] for value in part.flatten().tolist()} == {0.0, 2.0}
+    with torch.no_grad():
+        assert torch.equal(network.deep(shallow, [torch.ones(8)] * 2), network(image))
+        found = network.deep(shallow, [part[0] for part in drawn[0]])
+        for stage, kept in zip(network.encoder[-2:], drawn[0], strict=True):
+            stage[-1].register_forward_hook(lambda _module, _input, output, kept=kept[0]: output * kept[:, None, None])
+        assert torch.equal(found, network(image))
 
 
 def test_positions_outside_the_image_are_refused():

@@ -41,7 +41,8 @@ class _AllFound(Exception):
 class FeatureExtractor(nn.Module):
     """Feature maps of named layers of a timm backbone; its weights never get a gradient.
 
-    What the backbone computes after the last of ``layers`` is cut away. Parameter names are the backbone's own
+    What the backbone computes after the last of ``layers`` is cut away: its forward pass ends there by an exception, so
+    ``backbone`` itself is not to be called. Parameter names are the backbone's own
     (torchvision's for ResNets and VGGs) below ``backbone.``.
 
     A vision transformer's patch tokens become a map of one place a patch, its class and register tokens are left out;
@@ -97,10 +98,10 @@ class FeatureExtractor(nn.Module):
             if path not in known:
                 top = ", ".join(name for name, _ in self.backbone.named_children())
                 raise UserError(f"backbone {backbone} has no layer '{layer}'; its top-level layers: {top}")
-        embedding: Any = getattr(self.backbone, "patch_embed", None)
         self._found: dict[str, Tensor] = {}
         for path in self.layers:
             self.backbone.get_submodule(path).register_forward_hook(functools.partial(self._keep, path))
+        embedding: Any = getattr(self.backbone, "patch_embed", None)
         self.patch: tuple[int, ...] = (1, 1) if embedding is None else tuple(embedding.patch_size)
         self._probe_side = side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
         maps = self._prune(side)
