@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from zoo.cli import config_path
+from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import find, load_class, methods, nearest
 
@@ -137,10 +135,7 @@ def _locate(source: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys {', '.join(_KEYS)}")
     return content

@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from zoo.cli import config_path, main, shipped_configs
+from zoo.cli import main
+from zoo.configs import config_path, shipped_configs
 from zoo.registry import methods
 
 TINY = ["--config", "models/autoencoder", "--model.hidden_dims", "[8,16]", "--model.latent_dim", "8"]

@@ -10,7 +10,7 @@ from lightning.pytorch import seed_everything
 import zoo
 from datamodules import Folder
 from zoo.callbacks.last_checkpoint import LastCheckpoint
-from zoo.cli import shipped_configs
+from zoo.configs import shipped_configs
 from zoo.errors import UserError
 from zoo.module import AnomalyModule
 from zoo.registry import FAMILIES, load_class, methods

@@ -3,7 +3,6 @@
 import importlib
 import sys
 import traceback
-from pathlib import Path
 
 from zoo.errors import UserError
 
@@ -115,36 +114,6 @@ def _unknown_command(word: str) -> str:
         return f"options come after the command: lightning fit {word} ...; commands: {', '.join(_COMMANDS)}"
     close = nearest(word, _COMMANDS)
     return f"unknown command '{word}'; {'nearest' if close else 'known'}: {', '.join(close or _COMMANDS)}"
-
-
-def config_path(name: str) -> Path:
-    """A configuration file: a path, or the short name of a shipped one such as ``models/fae``.
-
-    Raises:
-        UserError: no such file; the message lists the nearest shipped names.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    shipped = shipped_configs()
-    short = name.removesuffix(".yaml").removeprefix("configs/")
-    if short in shipped:
-        return shipped[short]
-    last = [full for full in shipped if full.rpartition("/")[2] == short]
-    if len(last) == 1:
-        return shipped[last[0]]
-    from zoo.registry import nearest
-
-    close = last or nearest(short, shipped)
-    hint = f"nearest shipped: {', '.join(close)}" if close else "shipped: models/..., data/..., papers/..., quickstart"
-    raise UserError(f"--config {name}: no such file; {hint}")
-
-
-def shipped_configs() -> dict[str, Path]:
-    """All shipped configurations by short name, in a clone and in an installed wheel."""
-    here = Path(__file__).parent
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
 from jsonargparse import _loaders_dumpers as loaders
 from lightning.pytorch.cli import LightningArgumentParser
 
 import datamodules
-from zoo.cli import config_path
+from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import find, nearest
 from zoo.run_folder import Run, open_run
@@ -112,13 +111,7 @@ def _config(name: str) -> str:
 
 def _check(path: Path) -> None:
     """Read a configuration once, so that mistakes of form are told with the file's name."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a YAML text file") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys such as model:, data:, trainer:; found {type(content).__name__}")
     try:

@@ -20,7 +20,8 @@ from benchmarks.leaderboard import METRICS, rows_of
 from benchmarks.plan import Cell, read_plan
 from benchmarks.published import Published, known_tables
 from benchmarks.results import Result
-from zoo.cli import main, shipped_configs
+from zoo.cli import main
+from zoo.configs import shipped_configs
 from zoo.errors import UserError
 from zoo.registry import methods
 

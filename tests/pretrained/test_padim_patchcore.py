@@ -9,7 +9,7 @@ import yaml
 
 import zoo
 from datamodules import Folder
-from zoo.cli import shipped_configs
+from zoo.configs import shipped_configs
 from zoo.errors import UserError
 from zoo.nn.neighbours import greedy_coreset, nearest_neighbours
 from zoo.registry import find, load_class

@@ -6,7 +6,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from datamodules import Folder
-from zoo.cli import shipped_configs
+from zoo.configs import shipped_configs
 from zoo.registry import find, load_class
 
 TINY = {key: value for key, value in find("panda").tiny.items() if key != "image_size"}

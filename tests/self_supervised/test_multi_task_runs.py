@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from zoo.cli import main, shipped_configs
+from zoo.cli import main
+from zoo.configs import shipped_configs
 from zoo.self_supervised.multi_task import MultiTaskUNet
 from zoo.synthetic.folds import task_folds
 

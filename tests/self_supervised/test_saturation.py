@@ -9,7 +9,8 @@ import yaml
 from scipy.ndimage import gaussian_filter
 
 import zoo
-from zoo.cli import main, shipped_configs
+from zoo.cli import main
+from zoo.configs import shipped_configs
 from zoo.synthetic.saturation import log_task_ap
 
 SMALL = {

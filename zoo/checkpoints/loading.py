@@ -10,14 +10,12 @@ from torch import Tensor
 from zoo.checkpoints.bounds import bounded, check_image_size
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import fetch, file_digest
+from zoo.configs import read_yaml
 from zoo.errors import UserError
 from zoo.registry import load_class
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
-
-_MAX_CONFIG = 1 << 18
-_MAX_DEPTH = 20
 
 
 def load_pretrained(source: str | Path) -> "AnomalyModule":
@@ -148,7 +146,7 @@ def _with_config(path: Path) -> dict[str, Any]:
     config = path.with_name("config.yaml")
     if not config.is_file():
         raise UserError(f"{path}: no config.yaml beside it, which names the method and its arguments")
-    content = _read_config(config)
+    content = read_yaml(config)
     if not isinstance(content, dict) or not {"uad_zoo", "hyper_parameters"} <= content.keys():
         raise UserError(f"{config}: expected the keys uad_zoo and hyper_parameters of `zoo export`")
     expected = content.get("sha256")
@@ -158,26 +156,3 @@ def _with_config(path: Path) -> dict[str, Any]:
     if isinstance(arguments, dict):
         arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     return {"uad_zoo": content["uad_zoo"], "hyper_parameters": arguments, "state_dict": read_checkpoint(path)}
-
-
-def _read_config(config: Path) -> Any:
-    """A small YAML file of plain values; tags that construct objects and aliases (which can multiply) are refused."""
-    import yaml
-
-    if config.stat().st_size > _MAX_CONFIG:
-        raise UserError(f"{config}: larger than {_MAX_CONFIG} bytes; expected the few lines of `zoo export`")
-    try:
-        text = config.read_text(encoding="utf-8")
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
-                raise UserError(
-                    f"{config}: refused: aliases (*) or more than {_MAX_DEPTH} levels; expected plain values"
-                )
-        return yaml.safe_load(text)
-    except UserError:
-        raise
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{config}: refused, nothing was run: no plain YAML ({reason})") from error

@@ -1,0 +1,94 @@
+"""Files on disk: written whole or not at all, and names with double suffixes."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_DOUBLE = (".nii.gz",)
+
+
+@contextlib.contextmanager
+def whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Write a file or a folder under another name in the same folder, which takes its own when the block ends well.
+
+    Whatever ends the block otherwise, nothing half-written stays. The other name has the same suffix, since many
+    writers choose their format by it. Missing parents are made.
+
+    Args:
+        path: the file or folder to be written; an existing file is replaced.
+        shared: several processes may write ``path`` at once; the last one wins. Otherwise the other name is always the
+            same, so that what a killed process left is written over.
+
+    Yields:
+        Path: the name to write to.
+
+    Raises:
+        OSError: the disk is full, the place cannot be written, ...; ``filename`` is ``path``.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}" if shared else f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        yield partial
+        partial.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+        cause = _disk_error(error, partial)
+        if cause is not None:
+            number = cause.errno or errno.EIO
+            raise OSError(number, cause.strerror or str(cause) or os.strerror(number), str(path)) from error
+        raise
+
+
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
+    """Write a UTF-8 text file, whole or not at all; see :func:`whole`."""
+    with whole(path, shared=shared) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _disk_error(error: BaseException, partial: Path) -> OSError | None:
+    """The failure to write behind ``error``: libraries wrap it, or raise something else while they clean up."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error if isinstance(error, Exception) else None
+    while link is not None and link not in seen:
+        seen.append(link)
+        if isinstance(link, OSError):
+            about = link.filename
+            ours = about is None or Path(os.fsdecode(about)) == partial or partial in Path(os.fsdecode(about)).parents
+            return link if ours else None
+        link = link.__cause__ or link.__context__
+    return None
+
+
+# ---- names --------------------------------------------------------------------------------------------------------
+
+
+def suffix(path: Path | str) -> str:
+    """Lower-case suffix of a file's name; ``.nii.gz`` counts as one.
+
+    Args:
+        path: path or name.
+
+    Returns:
+        str: with its dot; empty if there is none.
+    """
+    name = Path(path).name.lower()
+    return next((double for double in _DOUBLE if name.endswith(double)), Path(name).suffix)
+
+
+def stem(path: Path | str) -> str:
+    """Name of a file without its folder and :func:`suffix`: ``scan`` of ``a/scan.nii.gz``, ``v1.2`` of ``v1.2.png``."""
+    name = Path(path).name
+    ending = suffix(name)
+    return name[: len(name) - len(ending)]
