@@ -52,7 +52,8 @@ def _checked(calibration: ArrayLike, scores: ArrayLike) -> tuple[Array, Array]:
         raise UserError("no calibration case: a p-value needs at least one healthy score")
     for name, values in (("calibration", ordered), ("new", new)):
         if not np.isfinite(values).all():
-            raise UserError(f"{int((~np.isfinite(values)).sum())} {name} scores are NaN or infinite; nothing is decided")
+            found = int((~np.isfinite(values)).sum())
+            raise UserError(f"{found} {name} scores are NaN or infinite; nothing is decided")
     return ordered, new
 
 
