@@ -7,8 +7,17 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from zoo.metrics import counting
 from zoo.metrics.exact import ExactPixelMetrics
 from zoo.metrics.functional import PixelSummary, pixel_summary
+
+
+@pytest.fixture(autouse=True, params=["sorted", "counted"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of :mod:`zoo.metrics.counting`, whatever is faster here."""
+    if request.param == "counted":
+        monkeypatch.setattr(counting, "_SMALL", 0)
+        monkeypatch.setattr(counting, "sorts_fast", lambda: False)
 
 
 def images(kind: str, count: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

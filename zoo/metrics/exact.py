@@ -15,8 +15,8 @@ from zoo.metrics.ranking import ALONE, Array, Processes, divide, refuse_infinite
 class ExactPixelMetrics(Metric):
     """AUROC, AP, AUPRO, Dice and IoU over all pixels, equal to those of all maps at once.
 
-    Kept are the scores alone: 4 bytes for a healthy pixel, 8 for an anomalous one. Healthy ones beyond ``memory`` lie,
-    sorted, in temporary files that vanish with the metric or its process. The state is on the CPU.
+    Kept are the scores alone: 4 bytes for a healthy pixel, 8 for an anomalous one. Healthy ones beyond ``memory`` lie
+    in temporary files that vanish with the metric or its process. The state is on the CPU.
 
     Over processes only the anomalous pixels are gathered; each process counts its own healthy ones below them, and the
     counts are summed. All processes must call ``compute``. A sampler that repeats images to even out processes makes
@@ -71,15 +71,14 @@ class ExactPixelMetrics(Metric):
         self.regions += regions
         for state, array in ((self.hits, hits), (self.sizes, sizes), (self.recent, negatives)):
             state.append(torch.from_numpy(array))
-        if _bytes(self.recent) >= self.memory // 4:  # a quarter here, one to sort it, one or two sorted
-            self._sort_recent()
+        if _bytes(self.recent) >= self.memory // 4:  # a quarter here, one to join it, one or two joined
+            self._join_recent()
 
-    def _sort_recent(self) -> None:
+    def _join_recent(self) -> None:
         if not self.recent:
             return
         part = torch.cat(self.recent).numpy()
         self.recent.clear()
-        part.sort()
         kept = [one for one in self.parts if not isinstance(one, _Filed)]
         if _bytes(kept) + part.nbytes > self.memory // 2:
             self.parts.append(_filed(part, self.folder))
@@ -92,7 +91,7 @@ class ExactPixelMetrics(Metric):
 
     def compute(self) -> PixelSummary:
         """Over all images of all processes; nan where a class is missing."""
-        self._sort_recent()
+        self._join_recent()
         hits, sizes = _joined(self.hits, torch.float32), _joined(self.sizes, torch.int32)
         regions, processes = int(self.regions), ALONE
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:

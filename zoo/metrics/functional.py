@@ -1,4 +1,4 @@
-"""Exact metrics from one sort of bare score keys per class; any score range, ties as in scikit-learn.
+"""Exact metrics from one count of the negatives around each positive score; any score range, ties as in scikit-learn.
 
 Larger scores mean more anomalous. One class only gives nan; NaN, infinities and labels other than 0 and 1 raise.
 """
@@ -20,13 +20,13 @@ from zoo.metrics.ranking import (
     at_rate,
     mean_precision,
     rank,
-    split,
+    rank_pixels,
     summary,
 )
 
 
 class PixelSummary(NamedTuple):
-    """Pixel metrics of one sort, and the per-region overlap."""
+    """Pixel metrics of one count, and the per-region overlap."""
 
     binary: BinarySummary
     aupro: float
@@ -78,9 +78,7 @@ def binary_summary(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any 
 
 
 def _ranks(scores: Any, labels: Any, foreground: Any) -> Ranks | None:
-    hits, negatives = split(*_checked(scores, labels, foreground))
-    hits.sort()
-    return rank(hits, [negatives])
+    return rank_pixels(*_checked(scores, labels, foreground))[1]
 
 
 def auroc(scores: Any, labels: Any, foreground: Any = None) -> float:
@@ -179,12 +177,19 @@ def aupro(maps: Any, masks: Any, fpr_limit: float = 0.3, foreground: Any = None)
 def pixel_summary(
     maps: Any, masks: Any, fpr: float = 0.05, fpr_limit: float = 0.3, foreground: Any = None
 ) -> PixelSummary:
-    """:func:`binary_summary` and :func:`aupro` from one sort; arguments as there."""
+    """:func:`binary_summary` and :func:`aupro` from one count; arguments as there."""
     maps, masks = _numpy(maps), _binary(_numpy(masks))
-    hits, negatives = split(*_checked(maps, masks, foreground))
+    hits, ranks = rank_pixels(*_checked(maps, masks, foreground))
     if foreground is not None:
         masks = masks & _numpy(foreground).astype(bool, copy=False)
-    return summary_of_parts(hits, *region_sizes(masks), [negatives], fpr, fpr_limit)
+    sizes, regions = region_sizes(masks)
+    return _with_regions(ranks, sizes[np.argsort(hits)[::-1]], regions, fpr, fpr_limit)
+
+
+def _with_regions(ranks: Ranks | None, sizes: Array, regions: int, fpr: float, fpr_limit: float) -> PixelSummary:
+    """All figures; ``sizes`` of the positives' regions from the highest score down."""
+    area = float("nan") if ranks is None else area_to(ranks, 1.0 / (sizes * float(regions)), fpr_limit)
+    return PixelSummary(summary(ranks, fpr), area)
 
 
 def region_sizes(masks: Array) -> tuple[Array, int]:
@@ -221,7 +226,7 @@ def summary_of_parts(
         hits: ``(p,)`` scores of the positives of all processes.
         sizes: ``(p,)``, size of the pixel's region.
         regions: number of regions.
-        negatives: scores of the negatives of this process, each part sorted.
+        negatives: scores of the negatives of this process, finite, in any order; parts may be sorted in place.
         fpr: as in :func:`binary_summary`.
         fpr_limit: as in :func:`aupro`.
         processes: how counts of negatives add up.
@@ -229,6 +234,4 @@ def summary_of_parts(
     order = np.argsort(hits)
     hits, sizes = hits[order], sizes[order[::-1]]
     del order  # memory
-    ranks = rank(hits, negatives, processes)
-    area = float("nan") if ranks is None else area_to(ranks, 1.0 / (sizes * float(regions)), fpr_limit)
-    return PixelSummary(summary(ranks, fpr), area)
+    return _with_regions(rank(hits, negatives, processes), sizes, regions, fpr, fpr_limit)

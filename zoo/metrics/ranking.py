@@ -1,16 +1,16 @@
-"""What all rank metrics share: how many negatives lie above each positive, from sorted bare keys.
+"""What all rank metrics share: how many negatives lie above each positive, by a sort of bare keys or without one.
 
-Negatives may come in several sorted parts, and parts may lie in several processes: counts add, so that nothing is ever
-merged.
+Which of the two is faster here is found out once (:mod:`zoo.metrics.counting`); the counts are the same. Negatives may
+come in several parts, and parts may lie in several processes: counts add, so that nothing is ever merged.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from zoo.metrics.counting import Array, locator_for
+
 _CHUNK = 1 << 16  # elements: the temporary masks stay in the cache
 
 
@@ -50,8 +50,8 @@ class Ranks(NamedTuple):
         tp: positives at or above each of them.
         fp: negatives at or above.
         above: negatives strictly above.
-        negatives: those of this process, in parts, each ascending.
         size: number of negatives of all processes.
+        within: the negatives of this process strictly between two scores (None: no bound), in parts, each ascending.
         processes: how counts of negatives add up.
     """
 
@@ -59,8 +59,8 @@ class Ranks(NamedTuple):
     tp: Array
     fp: Array
     above: Array
-    negatives: Sequence[Array]
     size: int
+    within: Callable[[Any, Any], list[Array]]
     processes: Processes
 
 
@@ -89,19 +89,6 @@ def divide(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, A
     return np.concatenate(hits), negatives
 
 
-def split(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, Array]:
-    """:func:`divide`, and the negatives sorted.
-
-    Raises:
-        ValueError: scores that are not finite, with their number.
-    """
-    positives, negatives = divide(scores, labels, inside)
-    negatives.sort()
-    if not np.isfinite(negatives[[0, -1]] if negatives.size else negatives).all() or not np.isfinite(positives).all():
-        refuse_infinite(positives, negatives)  # what is sorted has them at its ends
-    return positives, negatives
-
-
 def refuse_infinite(*parts: Array) -> None:
     """Raise a ValueError with the number of scores that are NaN or infinite, if there are any."""
     total = sum(part.size for part in parts)
@@ -109,19 +96,78 @@ def refuse_infinite(*parts: Array) -> None:
         raise ValueError(f"{bad} of {total} scores are NaN or infinite: scores must be finite")
 
 
+def rank_pixels(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, Ranks | None]:
+    """The positives in memory order, and their ranks; None where a class is missing.
+
+    Args:
+        scores: ``(n,)``, contiguous; not changed.
+        labels: ``(n,)`` bool.
+        inside: ``(n,)`` bool: elements that count, or None for all.
+
+    Raises:
+        ValueError: scores that are not finite, with their number.
+    """
+    hits = scores[labels if inside is None else labels & inside]
+    ascending = np.sort(hits)
+    total = scores.size if inside is None else int(np.count_nonzero(inside))
+    if hits.size and hits.size < total and np.isfinite(ascending[[0, -1]]).all():
+        values, below = _distinct(ascending)
+        if locator := locator_for(values, total):
+            if not locator.add(scores, inside):
+                refuse_infinite(scores if inside is None else scores[inside])
+            between, tied = locator.finish()
+            tied -= np.diff(below, append=hits.size)  # the positives themselves
+
+            def within(low: Any, high: Any) -> list[Array]:
+                return [_between(scores, low, high, labels, inside)]
+
+            return hits, _by_counts(values, hits.size - below, between, tied, within, ALONE)
+    _, negatives = divide(scores, labels, inside)
+    negatives.sort()
+    if not np.isfinite(negatives[[0, -1]] if negatives.size else negatives).all() or not np.isfinite(hits).all():
+        refuse_infinite(hits, negatives)  # what is sorted has them at its ends
+    return hits, _by_sort(ascending, [negatives], negatives.size, ALONE)
+
+
 def rank(hits: Array, parts: Sequence[Array], processes: Processes = ALONE) -> Ranks | None:
     """Count the negatives above each positive; None where a class is missing.
 
     Args:
         hits: ``(p,)`` positives of all processes, ascending.
-        parts: negatives of this process, each ascending, all of the dtype of ``hits``.
+        parts: negatives of this process in any order, finite, of the dtype of ``hits``; sorted in place where a sort
+            is the faster way.
         processes: see :class:`Processes`.
     """
-    size = int(processes.total(np.array([sum(part.size for part in parts)]))[0])
+    local = sum(part.size for part in parts)
+    size = int(processes.total(np.array([local]))[0])
     if not size or not hits.size:
         return None
+    values, below = _distinct(hits)
+    locator = locator_for(values, local)
+    if locator is None:
+        for part in parts:
+            part.sort()
+        return _by_sort(hits, parts, size, processes)
+    for part in parts:
+        locator.add(part)
+    between, tied = (processes.total(counts) for counts in locator.finish())
+
+    def within(low: Any, high: Any) -> list[Array]:
+        return [_between(part, low, high) for part in parts]
+
+    return _by_counts(values, hits.size - below, between, tied, within, processes)
+
+
+def _distinct(hits: Array) -> tuple[Array, Array]:
+    """Distinct values of ascending scores, no negative zero, and how many scores lie below each."""
     first = np.flatnonzero(np.concatenate(([True], hits[1:] != hits[:-1])))
-    values = hits[first]
+    return hits[first] + hits.dtype.type(0), first
+
+
+def _by_sort(hits: Array, parts: Sequence[Array], size: int, processes: Processes) -> Ranks | None:
+    if not size or not hits.size:
+        return None
+    values, below = _distinct(hits)
     fp, above = np.zeros(values.size, np.int64), np.zeros(values.size, np.int64)
     for part in parts:
         if part.size:
@@ -132,41 +178,78 @@ def rank(hits: Array, parts: Sequence[Array], processes: Processes = ALONE) -> R
             left[tied] = np.searchsorted(part, values[tied], "right")
             above += part.size - left
     fp, above = processes.total(fp), processes.total(above)
-    return Ranks(values[::-1], (hits.size - first)[::-1], fp[::-1], above[::-1], parts, size, processes)
+
+    def within(low: Any, high: Any) -> list[Array]:
+        starts = [0 if low is None else int(np.searchsorted(part, low, "right")) for part in parts]
+        ends = [part.size if high is None else int(np.searchsorted(part, high, "left")) for part in parts]
+        return [part[start:end] for part, start, end in zip(parts, starts, ends, strict=True)]
+
+    return Ranks(values[::-1], (hits.size - below)[::-1], fp[::-1], above[::-1], size, within, processes)
+
+
+def _by_counts(
+    values: Array,
+    tp: Array,
+    between: Array,
+    tied: Array,
+    within: Callable[[Any, Any], list[Array]],
+    processes: Processes,
+) -> Ranks:
+    above = np.cumsum(between[:0:-1] + np.concatenate(([0], tied[:0:-1])))
+    size = int(between.sum() + tied.sum())
+    return Ranks(values[::-1], tp[::-1], above + tied[::-1], above, size, within, processes)
+
+
+def _between(scores: Array, low: Any, high: Any, labels: Array | None = None, inside: Array | None = None) -> Array:
+    """Negatives strictly between two scores (None: no bound), ascending."""
+    kept = [scores[:0]]
+    for start in range(0, scores.size, _CHUNK):
+        part = scores[start : start + _CHUNK]
+        chosen = np.ones(part.size, bool) if low is None else part > low
+        if high is not None:
+            chosen &= part < high
+        if labels is not None:
+            chosen &= ~labels[start : start + _CHUNK]
+        if inside is not None:
+            chosen &= inside[start : start + _CHUNK]
+        kept.append(part[chosen])
+    found = np.concatenate(kept)
+    found.sort()
+    return found
 
 
 def at_rate(ranks: Ranks, fpr: float) -> tuple[int, int, float]:
     """True and false positives at the lowest threshold that keeps the rate, and that threshold."""
     allowed = int(np.floor(fpr * ranks.size + 1e-9))
-    parts, lowest = [part for part in ranks.negatives if part.size], ranks.processes.lowest
-    if allowed >= ranks.size:
-        bottom = lowest(min((float(part[0]) for part in parts), default=float("inf")))
-        return int(ranks.tp[-1]), ranks.size, min(bottom, float(ranks.positives[-1]))
-    # every score above the first forbidden negative may be called anomalous
-    barrier = _first_forbidden(ranks, allowed)
-    starts = [int(np.searchsorted(part, barrier, "right")) for part in parts]
-    over = sum(part.size - start for part, start in zip(parts, starts, strict=True))
-    limits = [float(part[start]) for part, start in zip(parts, starts, strict=True) if start < part.size]
-    limit = lowest(min(limits, default=float("inf")))
-    wrong = int(ranks.processes.total(np.array([over]))[0])
-    accepted = int((ranks.positives > barrier).sum())
-    if not accepted:
-        return 0, wrong, limit
-    return int(ranks.tp[accepted - 1]), wrong, min(limit, float(ranks.positives[accepted - 1]))
+    kept = int(np.searchsorted(ranks.fp, allowed, "right"))  # distinct positives that may be called
+    hit, wrong = (int(ranks.tp[kept - 1]), int(ranks.fp[kept - 1])) if kept else (0, 0)
+    threshold = float(ranks.positives[kept - 1]) if kept else float("inf")
+    ends = kept == ranks.positives.size
+    gap = (ranks.size if ends else int(ranks.above[kept])) - wrong  # negatives down to the first positive not called
+    room = allowed - wrong
+    if not gap or not room:
+        return hit, wrong, threshold
+    low, high = None if ends else ranks.positives[kept], ranks.positives[kept - 1] if kept else None
+    parts = ranks.within(low, high)
+    if room < gap:  # every score above the first forbidden negative may be called
+        barrier = _first_forbidden(parts, room, ranks.positives.dtype, ranks.processes)
+        parts = [part[int(np.searchsorted(part, barrier, "right")) :] for part in parts]
+    wrong += int(ranks.processes.total(np.array([sum(part.size for part in parts)]))[0])
+    lowest = ranks.processes.lowest(min((float(part[0]) for part in parts if part.size), default=float("inf")))
+    return hit, wrong, min(lowest, threshold)
 
 
-def _first_forbidden(ranks: Ranks, allowed: int) -> Any:
-    """The largest negative but ``allowed``: bisection over all values of the dtype, for the parts are not merged."""
-    dtype = ranks.positives.dtype
-    if len(ranks.negatives) == 1 and ranks.processes is ALONE:
-        return ranks.negatives[0][-(allowed + 1)]
+def _first_forbidden(parts: Sequence[Array], allowed: int, dtype: Any, processes: Processes) -> Any:
+    """The largest value but ``allowed``: bisection over all values of the dtype, for the parts are not merged."""
+    if len(parts) == 1 and processes is ALONE:
+        return parts[0][-(allowed + 1)]
     limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     low, high = _code(np.array(limits.min, dtype)), _code(np.array(limits.max, dtype))
     while low < high:
         middle = (low + high) // 2
         value = _value(middle, dtype)
-        over = sum(part.size - int(np.searchsorted(part, value, "right")) for part in ranks.negatives)
-        if int(ranks.processes.total(np.array([over]))[0]) <= allowed:
+        over = sum(part.size - int(np.searchsorted(part, value, "right")) for part in parts)
+        if int(processes.total(np.array([over]))[0]) <= allowed:
             high = middle
         else:
             low = middle + 1
