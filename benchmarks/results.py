@@ -14,6 +14,7 @@ from zoo.metrics.shortcuts import STATISTICS
 
 Array = NDArray[Any]
 PLAN_FILE = "benchmark.json"
+SEMI_SUPERVISED = " (semi-supervised)"  # behind the method's name wherever its results appear
 
 
 class Result(NamedTuple):
@@ -21,7 +22,7 @@ class Result(NamedTuple):
 
     Attributes:
         folder: of the cell.
-        method: name in the benchmark.
+        method: name in the benchmark, marked where the run has also seen unlabelled images.
         dataset: name in the benchmark.
         seed: of the run.
         content: its ``metrics.json``.
@@ -78,7 +79,8 @@ def read_cell(folder: Path) -> Result:
         scores = _scores(folder / "scores.csv")
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"scores.csv is missing or damaged ({type(error).__name__})") from error
-    return Result(folder, method, dataset, int(seed), content, scores)
+    mark = SEMI_SUPERVISED if content.get("semi_supervised") else ""
+    return Result(folder, method + mark, dataset, int(seed), content, scores)
 
 
 def _is_number(value: Any) -> bool:

@@ -34,6 +34,7 @@ class Sample(TypedDict, total=False):
     Attributes:
         image: ``(B, C, *S)`` float32 in the DataModule's ``value_range``.
         mask: ``(B, 1, *S)`` bool, the ground truth; absent where none is known.
+        unlabeled: like ``image``, of the unlabelled pool; training batches under ``data.unlabeled`` only.
         label: ``(B,)`` int64, 1 = anomalous.
         foreground: ``(B, 1, *S)`` bool: brain, body or field of view.
         id: B names, unique in the split; ``path#012`` for slice 12 of a volume.
@@ -43,6 +44,7 @@ class Sample(TypedDict, total=False):
     """
 
     image: Tensor
+    unlabeled: Tensor
     mask: Tensor
     label: Tensor
     foreground: Tensor
@@ -90,6 +92,7 @@ class AnomalyDataModule(LightningDataModule):
         phantom_preset: str = "smoke",
         device_store: Literal["off", "uint8", "float16"] = "off",
         random_crop: tuple[float, float] | None = None,
+        unlabeled: bool = False,
     ) -> None:
         """Remember the arguments; files are first touched by :meth:`setup`.
 
@@ -107,6 +110,8 @@ class AnomalyDataModule(LightningDataModule):
             device_store: hold all training images on the accelerator in this precision; ``off`` reads the cache.
             random_crop: train on random resized crops of this share of the area, for example (0.2, 1), half of them
                 mirrored; 2-D only.
+            unlabeled: put images of unknown health beside each healthy training batch, for semi-supervised methods; only
+                sets that have such a pool. Results are then marked as semi-supervised.
         """
         super().__init__()
         if batch_size < 1:
@@ -122,6 +127,9 @@ class AnomalyDataModule(LightningDataModule):
         self.device_store, self.random_crop = device_store, random_crop
         if device_store != "off" and num_workers:
             raise UserError("data.device_store needs data.num_workers 0: batches are made on the accelerator")
+        if unlabeled and random_crop is not None:
+            raise UserError("data.unlabeled and data.random_crop do not go together: the pool is not cropped")
+        self.unlabeled = unlabeled
         self.predict_input: str | None = None
         self.manifest: list[Record] = []
         self.records: list[Record] = []
@@ -290,6 +298,11 @@ class AnomalyDataModule(LightningDataModule):
         counts = {split: len(self._positions(split)) for split in ("train", "val", "test")}
         if not counts["train"]:
             raise UserError(f"{self.folder()}: no healthy image to train on")
+        if self.unlabeled and not len(self._positions("unlabeled")):
+            raise UserError(
+                f"data.unlabeled: {self.folder()} read as {self.name} has no unlabelled images; leave it out, or take a "
+                "set that has them: medmnist, covidx, vindr_cxr, or folder with train/unlabeled"
+            )
         if not counts["val"]:
             reason = "val_fraction is 0" if self.val_fraction == 0 else "too few healthy images to hold some out"
             warnings.warn(f"{self.folder()}: {reason}, validation uses training images")
@@ -350,7 +363,7 @@ class AnomalyDataModule(LightningDataModule):
         return CachedImages(store, positions, ids, subjects, labels, with_mask=known, sources=sources)
 
     def dataset(self, split: str) -> CachedImages:
-        """The images of ``train``, ``val`` (healthy ones, without synthetic anomalies) or ``test``."""
+        """The images of ``train``, ``val`` (healthy ones, without synthetic anomalies), ``test`` or ``unlabeled``."""
         self.setup()
         assert self.store is not None
         positions = self._positions(split)
@@ -379,7 +392,20 @@ class AnomalyDataModule(LightningDataModule):
         )
         if self.random_crop is not None:
             loader.augment = partial(self._crop, area=self.random_crop, rank=rank)
+        if self.unlabeled:
+            pool = self.dataset("unlabeled")
+            loader.augment = partial(self._add_unlabeled, pool=pool, ranks=ranks, rank=rank)
         return loader
+
+    def _add_unlabeled(
+        self, batch: Batch, epoch: int, number: int, *, pool: CachedImages, ranks: int, rank: int
+    ) -> Batch:
+        """As many images of the pool as the batch has, the pool in a new order each epoch and from its start again."""
+        state = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 13, epoch])))
+        order = state.permutation(len(pool))
+        first = (number * ranks + rank) * self.batch_size
+        chosen = order[np.arange(first, first + len(batch["image"])) % len(pool)]
+        return {**batch, "unlabeled": torch.from_numpy(pool.store.image(pool.indices[chosen]))}
 
     def _crop(self, batch: Batch, epoch: int, number: int, *, area: tuple[float, float], rank: int) -> Batch:
         state = np.random.SeedSequence([self.seed, 11, epoch, number, rank]).generate_state(1, np.uint64)[0]

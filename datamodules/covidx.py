@@ -13,7 +13,7 @@ from datamodules.cache import Prepared
 from datamodules.layout import locate
 from datamodules.preprocessing import body, match_channels, plain, read_picture, resize_image, resize_mask
 from datamodules.reading import BadFile
-from datamodules.records import Record, held_out
+from datamodules.records import Record, held_out, unlabeled_pool
 from zoo.errors import UserError
 
 SOURCES = ("rsna", "rnsa", "cohen", "sirm", "actmed", "fig1", "ricord", "bimcv", "stonybrook")
@@ -91,7 +91,8 @@ class CovidX(AnomalyDataModule):
     (RICORD) and all negatives from another (RSNA): the score measures the scanner as well. ``variant: normal_only``
     with the lists of version 8A trains on normal films and tests them against COVID-19 or, with ``anomaly:
     pneumonia``, against pneumonia of the same source. The negatives of ``val.txt`` (CXR-4) validate where it exists,
-    otherwise a share of the training list does. Grey, [0, 1].
+    otherwise a share of the training list does. Under ``unlabeled`` whole patients of the training list, healthy and
+    ill, make up the pool (:func:`~datamodules.records.unlabeled_pool`). Grey, [0, 1].
     """
 
     phantom_name = "covidx"
@@ -176,15 +177,30 @@ class CovidX(AnomalyDataModule):
         self.report(problems)
         absent = {record.id for record in missing}
         kept = [record for record in records.values() if record.id not in absent]
+        kept = self._pool(kept) if self.unlabeled else kept
         return kept if "val" in rows else self._hold_out(kept)
 
     def _record(self, root: Path, split: str, row: Row) -> Record | None:
         label = self.label_of(row.label)
-        if label is None or (split != "test" and label == 1):
+        if label is None or (split != "test" and label == 1 and not (self.unlabeled and split == "train")):
             return None
         subject = f"{row.source}:{row.patient}"
         name = f"{split}/{row.file}"
         return Record(name, str(root / name), split, label, subject=subject, source=row.source)
+
+    def _pool(self, records: list[Record]) -> list[Record]:
+        """Move the pool's patients out of the training list; ill images that are not in it are left out."""
+        listed = [record for record in records if record.split == "train"]
+        healthy = {record.subject for record in listed if record.label == 0}
+        seen = healthy | {record.subject for record in records if record.split != "train"}
+        pool = unlabeled_pool(healthy, {record.subject for record in listed if record.label == 1} - seen, self.seed)
+        moved = [
+            Record(**{**vars(record), "split": "unlabeled"})
+            if record.split == "train" and record.subject in pool
+            else record
+            for record in records
+        ]
+        return [record for record in moved if record.split != "train" or record.label == 0]
 
     def _hold_out(self, records: list[Record]) -> list[Record]:
         tested = {record.subject for record in records if record.split == "test"}

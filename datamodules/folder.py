@@ -23,7 +23,7 @@ from datamodules.reading import NIFTI, BadFile, list_files, read_nifti, suffix
 from datamodules.records import Record, held_out
 from zoo.errors import UserError
 
-LAYOUT = "train/normal, test/normal, test/anomalous and optionally masks"
+LAYOUT = "train/normal, test/normal, test/anomalous and optionally masks and train/unlabeled"
 
 
 class Folder(AnomalyDataModule):
@@ -31,6 +31,7 @@ class Folder(AnomalyDataModule):
 
     Reads png, jpg, tif, bmp, npy, dcm and nii/nii.gz, the last ones slice by slice along the third axis as stored. A
     mask has the stem of its image (``test/anomalous/a/x.png`` and ``masks/a/x.png``); any type, NIfTI for volumes.
+    With ``unlabeled``, ``train/unlabeled`` holds images of unknown health.
     Values are in [0, 1]: see :func:`~datamodules.preprocessing.read_picture`.
     """
 
@@ -90,6 +91,8 @@ class Folder(AnomalyDataModule):
         orphans = sorted(str(mask) for mask in found.values() if mask not in used)
         problems += [BadFile(mask, f"no image of that name in {anomalous}", "rename or remove it") for mask in orphans]
         self.report(problems)
+        if self.unlabeled:
+            records += [_record(root, file, "unlabeled") for file in _group(root, "train/unlabeled")]
         return records
 
     def preprocessing(self) -> Callable[[Record], Prepared]:

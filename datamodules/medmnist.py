@@ -12,7 +12,7 @@ from datamodules.cache import Prepared
 from datamodules.folder import prepare_file
 from datamodules.preprocessing import plain, resize_image
 from datamodules.reading import Array, BadFile, sniff
-from datamodules.records import Record
+from datamodules.records import Record, unlabeled_pool
 from zoo.errors import UserError
 
 _PARTS = ("train", "val", "test")
@@ -21,7 +21,8 @@ _PARTS = ("train", "val", "test")
 class MedMNIST(AnomalyDataModule):
     """One 2-D subset of MedMNIST v2 (Yang et al., Scientific Data 2023) in [0, 1].
 
-    The official splits are kept; anomalous images of the training and validation parts are not used. ``root`` holds
+    The official splits are kept; anomalous images of the training and validation parts are not used, but for those of
+    the training part under ``unlabeled`` (:func:`~datamodules.records.unlabeled_pool`). ``root`` holds
     ``<subset>.npz`` or ``<subset>_<side>.npz``. Anomalies are not outlined, so batches have no mask.
     """
 
@@ -98,10 +99,15 @@ class MedMNIST(AnomalyDataModule):
             if part == "train" and anomalous.all():
                 classes = ", ".join(map(str, np.unique(labels).tolist()))
                 raise UserError(f"{path}: no image of data.normal_classes {self.normal_classes}; classes are {classes}")
-            keep = np.arange(len(labels)) if part == "test" else np.flatnonzero(~anomalous)
-            records += [
-                Record(f"{path.stem}/{part}/{i:06d}", str(path), part, int(anomalous[i]), index=int(i)) for i in keep
-            ]
+            names = [f"{path.stem}/{part}/{i:06d}" for i in range(len(labels))]
+            pool: set[str] = set()
+            if part == "train" and self.unlabeled:
+                healthy, ill = ([names[i] for i in np.flatnonzero(anomalous == state)] for state in (False, True))
+                pool = unlabeled_pool(healthy, ill, self.seed)
+            for i, name in enumerate(names):
+                split = "unlabeled" if name in pool else part
+                if split in ("unlabeled", "test") or not anomalous[i]:
+                    records.append(Record(name, str(path), split, int(anomalous[i]), index=i))
         return records
 
     def preprocessing(self) -> Callable[[Record], Prepared]:

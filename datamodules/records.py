@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SPLITS = ("train", "val", "test", "predict")
+SPLITS = ("train", "val", "test", "predict", "unlabeled")
+UNLABELED_ILL = 0.6  # share of ill images in the pools of Cai et al. 2023
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Record:
     Attributes:
         id: path relative to the root; with ``#012`` appended for a part of a container file.
         image: absolute path.
-        split: ``train``, ``val``, ``test`` or ``predict``.
+        split: ``train``, ``val``, ``test``, ``predict`` or ``unlabeled`` (healthy and ill, the label never handed out).
         label: 1 = anomalous. Preprocessing may decide anew, for example per slice.
         subject: patient or volunteer, empty when unknown; no subject may be in two splits.
         mask: absolute path of the ground truth, None when there is none.
@@ -54,6 +55,23 @@ def held_out(ids: Sequence[str], fraction: float, seed: int) -> set[str]:
     unique = sorted(set(ids))
     count = max(1, round(fraction * len(unique))) if len(unique) > 1 and fraction > 0 else 0
     return set(hash_order(unique, seed)[:count])
+
+
+def unlabeled_pool(healthy: Iterable[str], ill: Iterable[str], seed: int) -> set[str]:
+    """Images to learn from without their labels, where no official list names them.
+
+    A fifth of the healthy ones, which then leave the training set, and as many ill ones as make 60 % of the pool, or
+    all; by hash.
+
+    Args:
+        healthy: ids of the healthy training images.
+        ill: ids of ill images that are not tested.
+        seed: of the order.
+    """
+    own = hash_order(set(healthy), seed)
+    own = own[: round(len(own) / 5)]
+    count = round(len(own) * UNLABELED_ILL / (1 - UNLABELED_ILL))
+    return {*own, *hash_order(set(ill), seed)[:count]}
 
 
 def manifest_rows(records: Iterable[Record]) -> list[dict[str, str]]:

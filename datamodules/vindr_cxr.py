@@ -16,7 +16,7 @@ from datamodules.cache import Prepared
 from datamodules.layout import locate
 from datamodules.preprocessing import body, box_mask, multi_task_film, plain, read_picture, resize_mask
 from datamodules.reading import DICOM, BadFile, Dicom, read_dicom, suffix
-from datamodules.records import Record, hash_order, held_out
+from datamodules.records import UNLABELED_ILL, Record, hash_order, held_out, unlabeled_pool
 from zoo.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -34,6 +34,9 @@ class VinDrCXR(AnomalyDataModule):
       ``ddad``: the lists of DDAD (``ddad_json``), repaired as the multi-task paper does: films that are not healthy by
       all three readers are replaced by the first (training) and last (test) of the other healthy films in sorted order.
       ``rule``: 4,000 healthy films to train, 1,000 healthy and 1,000 with findings to test, by hash.
+
+    Under ``unlabeled`` training films join a pool: for ``ddad`` 4,000 of the list's own, 60 % of them ill, otherwise by
+    rule (:func:`~datamodules.records.unlabeled_pool`).
 
     A film is anomalous when the union of its boxes covers a pixel, as in the multi-task paper. Preprocessing is that
     paper's (:func:`~datamodules.preprocessing.multi_task_film`): aspect ratio not kept, rescaling not applied.
@@ -87,7 +90,7 @@ class VinDrCXR(AnomalyDataModule):
             train, normal, abnormal = self._lists(healthy, [film for film in everything if boxes.get(film)])
             tested = [("train", film, boxes.get(film, ())) for film in [*normal, *abnormal]]
         self.report(problems)
-        return self._listed(root, train, tested)
+        return self._listed(root, train, tested, [film for film in everything if boxes.get(film)])
 
     def _index_kaggle(self, root: Path) -> list[Record]:
         boxes, problems = read_boxes(root / "train.csv")
@@ -96,7 +99,8 @@ class VinDrCXR(AnomalyDataModule):
             raise UserError(f"{root}: Kaggle's copy has no labelled test films; set data.split rule (or ddad)")
         healthy = sorted(film for film, found in boxes.items() if not found)
         train, normal, abnormal = self._lists(healthy, sorted(film for film, found in boxes.items() if found))
-        return self._listed(root, train, [("train", film, boxes[film]) for film in [*normal, *abnormal]])
+        ill = sorted(film for film, found in boxes.items() if found)
+        return self._listed(root, train, [("train", film, boxes[film]) for film in [*normal, *abnormal]], ill)
 
     def _lists(self, healthy: list[str], ill: list[str]) -> tuple[list[str], list[str], list[str]]:
         if self.split == "ddad":
@@ -106,12 +110,25 @@ class VinDrCXR(AnomalyDataModule):
         train, test = round(4000 * scale), round(1000 * scale)
         return order[:train], order[train : train + test], others[: min(test, 1000)]
 
-    def _listed(self, root: Path, train: list[str], tested: list[tuple[str, str, tuple[Box, ...]]]) -> list[Record]:
+    def _pool(self, train: list[str], tested: set[str], ill: list[str]) -> set[str]:
+        """Training films whose label is not used."""
+        if not self.unlabeled:
+            return set()
+        if self.split == "ddad":
+            return ddad_unlabeled(Path(str(self.ddad_json))) - tested - set(train)
+        return unlabeled_pool(train, set(ill) - tested, self.seed)
+
+    def _listed(
+        self, root: Path, train: list[str], tested: list[tuple[str, str, tuple[Box, ...]]], ill: list[str]
+    ) -> list[Record]:
+        pool = self._pool(train, {film for folder, film, _ in tested if folder == "train"}, ill)
+        train = [film for film in train if film not in pool]
         val = held_out(train, self.val_fraction, self.seed)
         wanted: list[tuple[str, str, str, tuple[Box, ...]]] = [
             ("val" if film in val else "train", "train", film, ()) for film in train
         ]
         wanted += [("test", folder, film, found) for folder, film, found in tested]
+        wanted += [("unlabeled", "train", film, ()) for film in sorted(pool)]
         names = {folder: _films(root / folder) for folder in {folder for _, folder, _, _ in wanted}}
         records, problems = [], []
         for split, folder, film, found in wanted:
@@ -249,6 +266,25 @@ def ddad_lists(path: Path, healthy: list[str]) -> tuple[list[str], list[str], li
             f"{path}: {fill + fill_test} films are not healthy by all readers, only {len(rest)} to replace them"
         )
     return kept + rest[:fill], kept_test + rest[len(rest) - fill_test :], abnormal
+
+
+def ddad_unlabeled(path: Path, count: int = 4000) -> set[str]:
+    """The pool of DDAD: the first films of its lists of unlabelled ones, 60 % of them ill.
+
+    Args:
+        path: a JSON with lists under ``train/unlabeled/0`` (healthy) and ``train/unlabeled/1``.
+        count: films in all.
+
+    Raises:
+        UserError: the file has no such lists.
+    """
+    try:
+        lists = json.loads(path.read_text())["train"]["unlabeled"]
+        healthy, ill = lists["0"], lists["1"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no unlabelled films ({error}); expected keys train/unlabeled/0 and 1") from error
+    number = round(count * UNLABELED_ILL)
+    return {Path(str(film)).stem for film in [*healthy[: count - number], *ill[:number]]}
 
 
 def prepare_film(record: Record, *, size: tuple[int, int]) -> Prepared:

@@ -86,7 +86,8 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
         seed: of the run.
 
     Returns:
-        dict: method, dataset, seed, phantom, parameters, device, versions, config_sha256, data_fingerprint.
+        dict: method, dataset, seed, phantom, semi_supervised, parameters, device, versions, config_sha256,
+        data_fingerprint.
     """
     data: Any = getattr(trainer, "datamodule", None)
     return {
@@ -94,6 +95,7 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
         "dataset": getattr(data, "name", type(data).__name__),
         "seed": seed,
         "phantom": bool(getattr(data, "phantom", False)),
+        "semi_supervised": bool(getattr(data, "unlabeled", False)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": device_name(model),
         "versions": {

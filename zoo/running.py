@@ -278,6 +278,7 @@ class ZooCLI(LightningCLI):
     def _say(self, *next_commands: str) -> None:
         if self.trainer.is_global_zero:
             note = "   (PHANTOM data: no statement on real images)" if self.datamodule.phantom else ""
+            note += "   (semi-supervised: unlabelled images were used)" if self.datamodule.unlabeled else ""
             print(f"run folder: {self.folder}{note}")
             for command in next_commands:
                 print(f"next:       lightning {command} --run {self.folder}")

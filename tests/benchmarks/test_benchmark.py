@@ -208,6 +208,17 @@ def phantom_copy(source, target, dataset):
     return target
 
 
+def test_semi_supervised_rows_are_marked_everywhere(finished, tmp_path):
+    made = shutil.copytree(finished[1], tmp_path / "semi")
+    for path in made.glob("cells/ae--*/metrics.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"semi_supervised": True}))
+    assert main(["report", str(made)]) == 0
+    assert "<td>ae (semi-supervised)" in (made / "report.html").read_text()
+    assert "| ae (semi-supervised)" in (made / "leaderboard.md").read_text()
+    methods = {row["method"] for row in csv.DictReader((made / "leaderboard.csv").open())}
+    assert methods == {"ae (semi-supervised)", "threshold"}
+
+
 def test_phantoms_are_marked_section_by_section(finished, tmp_path):
     made = phantom_copy(finished[1], tmp_path / "phantom", "made_up")
     assert main(["report", str(made)]) == 0
