@@ -110,8 +110,8 @@ class AnomalyDataModule(LightningDataModule):
             device_store: hold all training images on the accelerator in this precision; ``off`` reads the cache.
             random_crop: train on random resized crops of this share of the area, for example (0.2, 1), half of them
                 mirrored; 2-D only.
-            unlabeled: put images of unknown health beside each healthy training batch, for semi-supervised methods; only
-                sets that have such a pool. Results are then marked as semi-supervised.
+            unlabeled: put images of unknown health beside each healthy training batch, for semi-supervised methods;
+                only sets that have such a pool. Results are then marked as semi-supervised.
         """
         super().__init__()
         if batch_size < 1:
@@ -300,8 +300,8 @@ class AnomalyDataModule(LightningDataModule):
             raise UserError(f"{self.folder()}: no healthy image to train on")
         if self.unlabeled and not len(self._positions("unlabeled")):
             raise UserError(
-                f"data.unlabeled: {self.folder()} read as {self.name} has no unlabelled images; leave it out, or take a "
-                "set that has them: medmnist, covidx, vindr_cxr, or folder with train/unlabeled"
+                f"data.unlabeled: {self.folder()} read as {self.name} has no unlabelled images; leave it out, or take "
+                "a set that has them: medmnist, covidx, vindr_cxr, or folder with train/unlabeled"
             )
         if not counts["val"]:
             reason = "val_fraction is 0" if self.val_fraction == 0 else "too few healthy images to hold some out"
