@@ -144,10 +144,11 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[
     Returns:
         set: names of the cells left out, without those of an earlier configuration; None without a finished cell.
     """
-    from benchmarks.leaderboard import METRICS, write_tables
+    from benchmarks.leaderboard import write_tables
     from benchmarks.published import Published
     from benchmarks.report import write_page
     from benchmarks.results import PLAN_FILE, read_json, read_results
+    from zoo.metrics.table import TABLE
 
     about = read_json(folders[0] / PLAN_FILE)
     name, published = str(about.get("name", out.name)), list(about.get("published", []))
@@ -163,7 +164,7 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[
     if not reading.results:
         _say("no finished cell yet")
         return None
-    rows = write_tables(out, name, reading.results, Published(published, METRICS))
+    rows = write_tables(out, name, reading.results, Published(published, list(TABLE)))
     write_page(out, name, rows, reading.results, published, {**failed, **problems})
     _say((out / "leaderboard.md").read_text(encoding="utf-8"))
     _say(f"page: {out / 'report.html'}   table: {out / 'leaderboard.csv'}")

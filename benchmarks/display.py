@@ -8,12 +8,13 @@ from typing import Any, TextIO
 
 from benchmarks.plan import Cell
 from benchmarks.results import read_json
+from zoo.metrics.table import PRIMARY, heading
 
 LINE_SECONDS = 30.0
 
 
 class Display:
-    """Shows running cells with stage, epoch, step, time left and image AUROC so far, and a line for each finished one.
+    """Shows running cells with stage, epoch, step, time left and first metric so far, and a line for each finished one.
 
     Called by an engine with a cell, its state and its progress or status.
 
@@ -62,8 +63,8 @@ class Display:
         self.finished += 1
         told = str(content.get("reason", ""))
         if state == "done":
-            value = read_json(self.out / "cells" / cell.name / "metrics.json").get("metrics", {}).get("image_auroc")
-            told = "image AUROC " + ("nan" if value is None else f"{value:.3f}")
+            value = read_json(self.out / "cells" / cell.name / "metrics.json").get("metrics", {}).get(PRIMARY)
+            told = f"{heading(PRIMARY)} " + ("nan" if value is None else f"{value:.3f}")
         left = (now - self.start) / self.finished * (self.total - self.finished)
         self._say(f"{self.finished:>3}/{self.total} {state:<7} {cell.name:<44} {told}  ({_time(left)} left)")
 
@@ -75,7 +76,7 @@ class Display:
         title = f"{self.finished} of {self.total} cells finished, {_time(seconds)}"
         if self.finished:
             title += f", about {_time(seconds / self.finished * (self.total - self.finished))} left"
-        table = Table("cell", "time", "stage", "epoch", "step", "stage left", "image AUROC so far", title=title)
+        table = Table("cell", "time", "stage", "epoch", "step", "stage left", f"{heading(PRIMARY)} so far", title=title)
         for name, (started, content) in sorted(self.running.items()):
             shown = columns(content) if content else ("starting", "", "", "", "")
             table.add_row(name, _time(time.monotonic() - started), *shown)
@@ -87,8 +88,8 @@ class Display:
 
 
 def columns(content: dict[str, Any]) -> tuple[str, str, str, str, str]:
-    """Stage, epoch, step, time left and AUROC of a cell's ``progress.json``, empty where unknown."""
-    epoch, left, area = (content.get(key) for key in ("epoch", "left", "image_auroc"))
+    """Stage, epoch, step, time left and first metric of a cell's ``progress.json``, empty where unknown."""
+    epoch, left, area = (content.get(key) for key in ("epoch", "left", PRIMARY))
     origin = "test" if content.get("stage") == "test" else "validation, synthetic"
     return (
         str(content.get("stage", "")),

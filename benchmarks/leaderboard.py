@@ -15,22 +15,8 @@ from benchmarks.runner import write_atomically
 from zoo.metrics.functional import auroc
 from zoo.metrics.shortcuts import STATISTICS, Shortcut, advantage, audit
 from zoo.metrics.statistics import Interval, average_ranks, bootstrap_interval, critical_difference, delong_test, holm
+from zoo.metrics.table import PRIMARY, TABLE, heading, in_order
 
-METRICS = (
-    "image_auroc",
-    "image_ap",
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_aupro",
-    "dice_at_5fpr",
-    "iou_at_5fpr",
-    "best_dice",
-    "best_iou",
-    "slice_auroc",
-    "slice_ap",
-)
-_ALWAYS = {"image_ap": "image AP", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "pixel_aupro": "AUPRO"}
-_SOMETIMES = ("slice_auroc", "slice_ap", "pixel_ap_in_groups")
 EXPLANATION = (
     "± is the sample standard deviation over seeds.",
     "[95 %] is a percentile bootstrap over patients (over images where the data name no patients), stratified by "
@@ -88,7 +74,7 @@ def rows_of(results: list[Result]) -> list[Row]:
     for dataset in sorted({result.dataset for result in results}):
         here = [result for result in results if result.dataset == dataset]
         by_method = {name: [r for r in here if r.method == name] for name in sorted({r.method for r in here})}
-        means = {name: _mean("image_auroc", cells) for name, cells in by_method.items()}
+        means = {name: _mean(PRIMARY, cells) for name, cells in by_method.items()}
         best = max(means, key=lambda name: (-np.inf if np.isnan(means[name]) else means[name], name))
         p_values = _against_best(by_method, best)
         shortcuts, names = shortcuts_of(here), metrics_of(results)
@@ -98,15 +84,14 @@ def rows_of(results: list[Result]) -> list[Row]:
                 _row(dataset, name, cells, names, name == best, p_values[name], strongest)
                 for name, cells in by_method.items()
             ),
-            key=lambda row: (-np.nan_to_num(row.means["image_auroc"], nan=-1.0), row.method),
+            key=lambda row: (-np.nan_to_num(row.means[PRIMARY], nan=-1.0), row.method),
         )
     return rows
 
 
 def metrics_of(results: list[Result]) -> list[str]:
-    """The common metrics, and those that only some protocols compute."""
-    found = {name for result in results for name in result.content["metrics"]}
-    return [*METRICS, *sorted(found - set(METRICS))]
+    """The metrics of the table, and those that only these cells have."""
+    return in_order({*TABLE, *(name for result in results for name in result.content["metrics"])})
 
 
 def _row(
@@ -206,10 +191,15 @@ def shortcuts_of(cells: list[Result]) -> list[Shortcut]:
     return audit(_statistics(fullest), fullest.scores["label"])
 
 
+def shown(rows: list[Row]) -> list[str]:
+    """The metrics that any of the rows has."""
+    return [metric for metric in rows[0].means if any(not np.isnan(row.means[metric]) for row in rows)]
+
+
 def ranks_of(rows: list[Row]) -> tuple[dict[str, float], float]:
     """Average rank of each method over the data sets that all have, and the critical difference."""
     datasets, names = sorted({row.dataset for row in rows}), sorted({row.method for row in rows})
-    value = {(row.dataset, row.method): row.means["image_auroc"] for row in rows}
+    value = {(row.dataset, row.method): row.means[PRIMARY] for row in rows}
     table = np.array([[value.get((dataset, name), float("nan")) for name in names] for dataset in datasets])
     blocks = int((~np.isnan(table).any(1)).sum())
     ranks = average_ranks(table) if len(names) else np.array([])
@@ -226,7 +216,7 @@ def as_csv(rows: list[Row]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     names = list(rows[0].means)
     spread = [column for name in names for column in (name, f"{name}_sd")]
-    more = ("image_auroc_low", "image_auroc_high", "p_against_best", "best")
+    more = (f"{PRIMARY}_low", f"{PRIMARY}_high", "p_against_best", "best")
     audited = ("over_shortcut", "over_shortcut_low", "over_shortcut_high", "beats_shortcuts", "stratified_auroc")
     writer.writerow(["dataset", "phantom", "method", "seeds", *spread, *more, *audited])
     for row in rows:
@@ -251,17 +241,16 @@ def as_markdown(name: str, rows: list[Row], results: list[Result], published: Pu
         phantom = " (PHANTOM: generated data, no statement on real images)" if marked else ""
         lines += [f"## {dataset}{phantom}", ""]
         beside = [m for m in here[0].means if any(published.get(dataset, row.method, m) for row in here)]
-        more = [m for m in _SOMETIMES if any(not np.isnan(row.means.get(m, np.nan)) for row in here)]
+        more = [m for m in shown(here) if m != PRIMARY]
         heads = [
             "method",
             "seeds",
-            "image AUROC [95 %]",
+            f"{heading(PRIMARY)} [95 %]",
             "p vs highest",
             "over shortcut [95 %]",
-            *_ALWAYS.values(),
-            *more,
+            *map(heading, more),
         ]
-        heads += [*(f"*published {metric}*" for metric in beside)]
+        heads += [*(f"*published {heading(metric)}*" for metric in beside)]
         lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for row in here:
             figures = [_published_cell(published.get(dataset, row.method, metric), notes) for metric in beside]
@@ -274,7 +263,7 @@ def as_markdown(name: str, rows: list[Row], results: list[Result], published: Pu
         kept = [row for row in rows if row.phantom == kind]
         if kept:
             ranks, difference = ranks_of(kept)
-            lines += [f"## Average rank (image AUROC){' over PHANTOM data' if kind else ''}", ""]
+            lines += [f"## Average rank ({heading(PRIMARY)}){' over PHANTOM data' if kind else ''}", ""]
             lines += [f"{rank:.2f}  {method}" for method, rank in ranks.items()]
             lines += ["", f"Critical difference (Nemenyi, 5 %): {difference:.2f}", ""]
             if np.isnan(difference):
@@ -302,9 +291,9 @@ def note_number(figure: Figure, notes: list[str]) -> int:
 
 
 def _markdown_cells(row: Row, more: list[str]) -> list[str]:
-    area = f"{_pm(row, 'image_auroc')} [{row.interval.low:.3f}, {row.interval.high:.3f}]"
+    area = f"{_pm(row, PRIMARY)} [{row.interval.low:.3f}, {row.interval.high:.3f}]"
     mark = "" if row.beats_shortcuts else " †"
-    rest = (_pm(row, name) for name in (*_ALWAYS, *more))
+    rest = (_pm(row, name) for name in more)
     return [row.method + mark, str(row.seeds), area, p_text(row), advantage_text(row), *rest]
 
 

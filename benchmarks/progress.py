@@ -9,16 +9,17 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.runner import write_atomically
-from zoo.metrics.functional import auroc
+from zoo.metrics.functional import evaluate
+from zoo.metrics.table import PRIMARY, TABLE
 from zoo.module import AnomalyModule
 
 SECONDS = 1.0
 
 
 class Progress(Callback):
-    """Writes stage, epoch, batches, time left in the stage and the image AUROC so far, at most once a second.
+    """Writes stage, epoch, batches, time left in the stage and the first metric so far, at most once a second.
 
-    During training the AUROC is that of the last validation (synthetic anomalies), during the test that of the images
+    During training the metric is that of the last validation (synthetic anomalies), during the test that of the images
     seen so far. What cannot be written is left out: progress never fails a cell.
 
     Args:
@@ -42,10 +43,10 @@ class Progress(Callback):
             return
         spans, span = pl_module._plan, pl_module._current_span()
         stage = "fit" if span is None or len(spans) == 1 else f"fit {spans.index(span) + 1}/{len(spans)}"
-        value = trainer.callback_metrics.get("val/image_auroc")
-        area = None if value is None else float(value)
+        value = trainer.callback_metrics.get(f"val/{PRIMARY}")
+        known = None if value is None else float(value)
         done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self._write(stage, done, pl_module.fit_batches, area, epoch=trainer.current_epoch)
+        self._write(stage, done, pl_module.fit_batches, known, epoch=trainer.current_epoch)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell that the training waits for a validation."""
@@ -68,12 +69,12 @@ class Progress(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Tell the batch and the AUROC so far."""
+        """Tell the batch and the metric so far."""
         self._seen[0].extend(outputs.anomaly_score.detach().float().cpu().tolist())
         self._seen[1].extend(batch["label"].tolist())
         if self._due(trainer):
-            area = auroc(self._seen[0], self._seen[1])
-            self._write("test", batch_idx + 1, _total(trainer.num_test_batches), area if area == area else None)
+            value = TABLE[PRIMARY].value(evaluate(self._seen[0], self._seen[1]))
+            self._write("test", batch_idx + 1, _total(trainer.num_test_batches), value if value == value else None)
 
     def _begin(self) -> None:
         self._started, self._first = time.monotonic(), 0
@@ -81,11 +82,11 @@ class Progress(Callback):
     def _due(self, trainer: Trainer) -> bool:
         return trainer.is_global_zero and time.monotonic() - self._written >= SECONDS
 
-    def _write(self, stage: str, done: int, total: int, area: float | None, epoch: int | None = None) -> None:
+    def _write(self, stage: str, done: int, total: int, value: float | None, epoch: int | None = None) -> None:
         self._written = time.monotonic()
         new = done - self._first
         left = (self._written - self._started) / new * (total - done) if new > 0 else None
-        content = {"stage": stage, "epoch": epoch, "done": done, "total": total, "left": left, "image_auroc": area}
+        content = {"stage": stage, "epoch": epoch, "done": done, "total": total, "left": left, PRIMARY: value}
         with contextlib.suppress(OSError):
             write_atomically(self.path, json.dumps(content))
 

@@ -13,17 +13,19 @@ from benchmarks import charts
 from benchmarks.cases import gallery_html
 from benchmarks.leaderboard import (
     EXPLANATION,
-    METRICS,
     Row,
     advantage_text,
     note_number,
     p_text,
     ranks_of,
     shortcuts_of,
+    shown,
 )
 from benchmarks.published import Published, read_table
 from benchmarks.results import Result
 from benchmarks.runner import write_atomically
+from zoo.metrics.curves import precision_curve, roc_curve
+from zoo.metrics.table import PRIMARY, TABLE, heading
 
 Array = NDArray[Any]
 _ASSETS = Path(__file__).parent / "page"
@@ -56,7 +58,7 @@ def write_page(
     datasets = sorted({row.dataset for row in rows})
     phantoms = sorted({row.dataset for row in rows if row.phantom})
     notes: list[str] = []
-    board = _board(rows, results, Published(published, METRICS), notes)
+    board = _board(rows, results, Published(published, list(TABLE)), notes)
     parts = [
         f"<h1>{escape(name)}</h1>",
         _banner(phantoms, datasets),
@@ -64,7 +66,7 @@ def write_page(
         + "".join(f'<a href="#{escape(d)}">{escape(d)}</a>' for d in datasets)
         + '<a href="#reading">how to read this</a></nav>',
         _failures(failed or {}),
-        _controls(datasets, _shown(rows)),
+        _controls(datasets, shown(rows)),
         board,
         _notes(notes),
         '<h2 id="reading">How to read this</h2><ul>'
@@ -140,16 +142,12 @@ def _controls(datasets: Sequence[str], metrics: Sequence[str]) -> str:
     )
 
 
-def _shown(rows: list[Row]) -> list[str]:
-    return [metric for metric in rows[0].means if any(not np.isnan(row.means[metric]) for row in rows)]
-
-
 def _board(rows: list[Row], results: list[Result], published: Published, notes: list[str]) -> str:
-    shown = _shown(rows)
-    beside = [metric for metric in shown if any(published.get(row.dataset, row.method, metric) for row in rows)]
+    metrics = shown(rows)
+    beside = [metric for metric in metrics if any(published.get(row.dataset, row.method, metric) for row in rows)]
     heads = [(name, "") for name in ("method", "data set", "seeds")]
-    for metric in shown:
-        heads += [(metric, metric)] + ([(f"published {metric}", metric)] if metric in beside else [])
+    for metric in metrics:
+        heads += [(heading(metric), metric)] + ([(f"published {heading(metric)}", metric)] if metric in beside else [])
     heads += [(name, "") for name in ("p vs highest", "over shortcut", "stratified", *(cost[1] for cost in _COSTS))]
     head = "".join(
         f'<th scope="col"{_of(metric)}><button type="button">{escape(text)}</button></th>' for text, metric in heads
@@ -158,7 +156,7 @@ def _board(rows: list[Row], results: list[Result], published: Published, notes: 
     for row in rows:
         cells = [r for r in results if (r.dataset, r.method) == (row.dataset, row.method)]
         figures = ""
-        for metric in shown:
+        for metric in metrics:
             figures += _metric_cell(row, metric)
             if metric in beside:
                 figures += _published_cell(published, row, metric, notes)
@@ -183,7 +181,7 @@ def _metric_cell(row: Row, metric: str) -> str:
     if np.isnan(mean):
         return f"<td{_of(metric)}></td>"
     text = f"{mean:.3f}" + ("" if np.isnan(deviation) else f" ± {deviation:.3f}")
-    if metric == "image_auroc":
+    if metric == PRIMARY:
         text += f" [{row.interval.low:.3f}, {row.interval.high:.3f}]"
     return f'<td{_of(metric)} data-value="{mean:.6f}">{text}</td>'
 
@@ -218,14 +216,20 @@ def _section(dataset: str, cells: list[Result], phantom: bool) -> str:
     names = sorted({cell.method for cell in cells})
     by_method = [(name, [cell for cell in cells if cell.method == name]) for name in names]
     grid = np.linspace(0, 1, 101)
-    roc = [(name, np.stack([roc_curve(cell, grid) for cell in group])) for name, group in by_method]
-    precision = [(name, np.stack([precision_curve(cell, grid) for cell in group])) for name, group in by_method]
+    roc = [
+        (name, np.stack([roc_curve(cell.scores["score"], cell.scores["label"], grid) for cell in group]))
+        for name, group in by_method
+    ]
+    precision = [
+        (name, np.stack([precision_curve(cell.scores["score"], cell.scores["label"], grid) for cell in group]))
+        for name, group in by_method
+    ]
     areas = {name: [_area(c) for c in group] for name, group in by_method}
     costs = "".join(
         charts.scatter(
             f"Cost: {head}",
             axis,
-            "image AUROC",
+            heading(PRIMARY),
             [(name, _median(group, key) * scale, float(np.mean(areas[name]))) for name, group in by_method],
         )
         for key, head, scale, _, axis in _COSTS
@@ -254,31 +258,8 @@ def _section(dataset: str, cells: list[Result], phantom: bool) -> str:
 
 
 def _area(cell: Result) -> float:
-    value = cell.content["metrics"].get("image_auroc")
+    value = cell.content["metrics"].get(PRIMARY)
     return float("nan") if value is None else float(value)
-
-
-def roc_curve(cell: Result, grid: Array) -> Array:
-    """Sensitivity at the false-positive rates of a grid."""
-    scores, labels = cell.scores["score"], cell.scores["label"].astype(bool)
-    if labels.all() or not labels.any():
-        return np.full_like(grid, np.nan)
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    hits, wrong = np.cumsum(labels[order])[last], np.cumsum(~labels[order])[last]
-    return np.interp(grid, np.append(0, wrong / (~labels).sum()), np.append(0, hits / labels.sum()))
-
-
-def precision_curve(cell: Result, grid: Array) -> Array:
-    """Precision at the recalls of a grid."""
-    scores, labels = cell.scores["score"], cell.scores["label"].astype(bool)
-    if labels.all() or not labels.any():
-        return np.full_like(grid, np.nan)
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    hits = np.cumsum(labels[order])[last]
-    precision, recall = hits / (last + 1), hits / labels.sum()
-    return precision[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)]
 
 
 # ---- around -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.leaderboard import METRICS, Row, note_number, rows_of
+from benchmarks.leaderboard import Row, note_number, rows_of
 from benchmarks.published import Published
-from benchmarks.report import precision_curve, roc_curve
 from benchmarks.results import Result, read_results
+from zoo.metrics.curves import precision_curve, roc_curve
+from zoo.metrics.table import PRIMARY, TABLE
 
 
 def log_benchmark(out: Path, name: str, published: Sequence[str], *, offline: bool) -> None:
@@ -31,7 +32,7 @@ def log_benchmark(out: Path, name: str, published: Sequence[str], *, offline: bo
     results = read_results([out]).results
     for result in results:
         _log_cell(out, name, result, offline)
-    _log_leaderboard(out, name, rows_of(results), Published(published, METRICS), offline)
+    _log_leaderboard(out, name, rows_of(results), Published(published, list(TABLE)), offline)
 
 
 @contextmanager
@@ -68,8 +69,16 @@ def _log_cell(out: Path, group: str, result: Result, offline: bool) -> None:
         run.log({"scores": wandb.Table(columns=list(names), data=[list(row) for row in zip(*columns, strict=True)])})
         grid = np.linspace(0, 1, 101)
         for title, axes, values in (
-            ("ROC", ("false-positive rate", "sensitivity"), roc_curve(result, grid)),
-            ("precision and recall", ("recall", "precision"), precision_curve(result, grid)),
+            (
+                "ROC",
+                ("false-positive rate", "sensitivity"),
+                roc_curve(result.scores["score"], result.scores["label"], grid),
+            ),
+            (
+                "precision and recall",
+                ("recall", "precision"),
+                precision_curve(result.scores["score"], result.scores["label"], grid),
+            ),
         ):
             if not np.isnan(values).any():
                 points = wandb.Table(columns=list(axes), data=np.stack([grid, values], 1).tolist())
@@ -81,14 +90,15 @@ def _log_cell(out: Path, group: str, result: Result, offline: bool) -> None:
 def _log_leaderboard(out: Path, group: str, rows: list[Row], published: Published, offline: bool) -> None:
     import wandb
 
-    heads: list[str | int] = ["dataset", "phantom", "method", "seeds", *METRICS]
-    heads += ["low", "high", "p vs highest", "above shortcuts", "published image_auroc", "published in"]
+    metrics = list(rows[0].means) if rows else []
+    heads: list[str | int] = ["dataset", "phantom", "method", "seeds", *metrics]
+    heads += ["low", "high", "p vs highest", "above shortcuts", f"published {PRIMARY}", "published in"]
     notes: list[str] = []
     table = wandb.Table(columns=heads)
     for row in rows:
-        figure = published.get(row.dataset, row.method, "image_auroc")
+        figure = published.get(row.dataset, row.method, PRIMARY)
         source = "" if figure is None else notes[note_number(figure, notes) - 1]
-        means = [_known(row.means[metric]) for metric in METRICS]
+        means = [_known(row.means[metric]) for metric in metrics]
         bounds = [_known(row.interval.low), _known(row.interval.high), _known(row.p_value), row.beats_shortcuts]
         beside = [None if figure is None else figure.value, source]
         table.add_data(row.dataset, row.phantom, row.method, row.seeds, *means, *bounds, *beside)
@@ -96,10 +106,10 @@ def _log_leaderboard(out: Path, group: str, rows: list[Row], published: Publishe
     with _run(out, group, "leaderboard", content, offline, {}) as run:
         run.log({"leaderboard": table})
         for dataset in sorted({row.dataset for row in rows}):
-            data = [[row.method, _known(row.means["image_auroc"])] for row in rows if row.dataset == dataset]
-            bars = wandb.Table(columns=["method", "image_auroc"], data=data)
+            data = [[row.method, _known(row.means[PRIMARY])] for row in rows if row.dataset == dataset]
+            bars = wandb.Table(columns=["method", PRIMARY], data=data)
             title = dataset + (" (PHANTOM)" if any(r.phantom for r in rows if r.dataset == dataset) else "")
-            run.log({f"image_auroc/{dataset}": wandb.plot.bar(bars, "method", "image_auroc", title=title)})
+            run.log({f"{PRIMARY}/{dataset}": wandb.plot.bar(bars, "method", PRIMARY, title=title)})
 
 
 def _known(value: float) -> float | None:

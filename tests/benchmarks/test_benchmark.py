@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from benchmarks.cases import choose_cases
-from benchmarks.leaderboard import METRICS, rows_of
+from benchmarks.leaderboard import rows_of
 from benchmarks.plan import Cell, read_plan
 from benchmarks.published import Published, known_tables
 from benchmarks.results import Result
 from zoo.cli import main
 from zoo.configs import shipped_configs
 from zoo.errors import UserError
+from zoo.metrics.table import TABLE
 from zoo.registry import methods
 
 ROOT = Path(__file__).parents[2]
@@ -178,25 +179,25 @@ def test_published_figures_stand_apart_with_their_source(finished, tmp_path, mon
         next(line for line in markdown.splitlines() if line.startswith(f"| {word}"))
         for word in ("method", "ae", "threshold")
     )
-    assert head.endswith("| *published image_auroc* | *published pixel_ap* |")
+    assert head.endswith("| *published image AUROC* | *published pixel AP* |")
     assert ae.endswith("| *≈0.617* [2] |  |")
     assert threshold.endswith("|  | *≈0.123* [1] |")
     assert "[2] A paper, MICCAI 2024, Table 1: https://example.org/paper (≈: read off a plot)" in markdown
-    assert ">published image_auroc</button>" in page
+    assert ">published image AUROC</button>" in page
     assert '<td class="published" data-metric="image_auroc" data-value="0.617000">≈0.617' in page
     assert "0.501" not in page.split("Published:")[0]
 
 
 def test_all_published_tables_are_read():
-    published = Published(known_tables(), METRICS)
+    published = Published(known_tables(), list(TABLE))
     assert published.get("covidx", "memmc_mae", "image_auroc").text == "0.917"
     assert published.get("hyper_kvasir", "conv_ae", "image_auroc").row == "DAE"
     assert published.get("camcan_brats20", "autoencoder_ssim", "pixel_ap").text == "≈0.192"
     assert published.get("covidx", "denoising_ae", "image_auroc") is None
-    figures = {key: figure for key, figure in published.found.items() if key[2] in METRICS}
+    figures = {key: figure for key, figure in published.found.items() if key[2] in TABLE}
     assert len(figures) > 200
     assert all(0 <= figure.value <= 1 for figure in figures.values())
-    assert {key[2] for key in published.found} - set(METRICS) <= {"mean_iou", "epochs", "pixel_ap_in_groups"}
+    assert {key[2] for key in published.found} - set(TABLE) <= {"mean_iou", "epochs"}
 
 
 def phantom_copy(source, target, dataset):

@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from zoo.errors import UserError
-from zoo.metrics.functional import auroc, average_precision
-from zoo.metrics.pixels import NAMES, PixelTally
+from zoo.metrics.functional import evaluate
+from zoo.metrics.pixels import PixelTally
 from zoo.metrics.protocols import grouped_pixel_ap
-from zoo.metrics.ranking import Array
+from zoo.metrics.ranking import Array, Evaluated
 from zoo.metrics.shortcuts import (
     PIXEL_STATISTICS,
     STATISTICS,
@@ -24,8 +24,7 @@ from zoo.metrics.shortcuts import (
     nearest_neighbour_distance,
     pooled,
 )
-
-PIXEL_METRICS = tuple(NAMES.values())
+from zoo.metrics.table import Level, metrics_of
 
 
 class _Item(NamedTuple):
@@ -60,6 +59,7 @@ class AnomalyMetrics(Callback):
     Attributes:
         results: metrics of the last evaluation.
         intervals: lowest and highest possible value of streamed metrics.
+        units: of each level the number of its units and of the anomalous ones: what chance levels rest on.
         records: of each image of the last evaluation its ``id``, ``subject``, ``label``, ``score`` and the statistics
             that the shortcut audit needs (``mean``, ``deviation``, ``filled``; after a test, where files and training
             images are known, ``aspect`` of the file and distance to the nearest training image, ``neighbour``).
@@ -79,6 +79,7 @@ class AnomalyMetrics(Callback):
         self.pixel_ap_group, self.neighbours = pixel_ap_group, neighbours
         self.results: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
+        self.units: dict[str, dict[str, int]] = {}
         self.records: list[dict[str, Any]] = []
         self.extra: dict[str, Any] = {}
         self.images_per_second = float("nan")
@@ -209,27 +210,35 @@ class AnomalyMetrics(Callback):
         return once, [f"{repeated} images came twice and count twice in pixel metrics"] if repeated else []
 
     def _compute(self, items: list[_Item]) -> tuple[dict[str, float], list[str]]:
+        """All metrics of the table that these images allow, and why others are nan."""
         labels, scores = np.array([item.label for item in items]), np.array([item.score for item in items])
-        results = {"image_auroc": auroc(scores, labels), "image_ap": average_precision(scores, labels)}
-        reasons = ["image metrics are nan: the set holds one class only"] if np.unique(labels).size < 2 else []
+        found: dict[Level, Evaluated] = {"image": evaluate(scores, labels)}
+        reasons = ["image metrics are nan: the set holds one class only"] if found["image"].one_class else []
         self.intervals = {}
-        if self._tally is None:
-            if self._maps_without_masks:
-                results |= dict.fromkeys(PIXEL_METRICS, float("nan"))
-                reasons.append("pixel metrics are nan: the set has no masks")
-            return results, reasons
-        pixel, self.intervals = self._tally.figures()
-        results |= pixel
-        if np.isnan(pixel["pixel_auroc"]):
-            reasons.append("pixel metrics are nan: the masks hold one class only")
-        elif self.intervals:
-            told = f"more than metrics.max_pixels {self.max_pixels} in a process"
-            reasons.append(f"pixel metrics are streamed and pixel_aupro is nan: {told}")
+        if self._tally is not None:
+            found["pixel"], bounds = self._tally.figures()
+            if found["pixel"].one_class:
+                reasons.append("pixel metrics are nan: the masks hold one class only")
+            elif bounds is not None:
+                reasons.append(self._streamed(bounds))
         slices = [item.slices for item in items if item.slices is not None]
         if slices:
             means, flags = (np.concatenate(part) for part in zip(*slices, strict=True))
-            results |= {"slice_auroc": auroc(means, flags), "slice_ap": average_precision(means, flags)}
+            found["slice"] = evaluate(means, flags)
+        self.units = {level: {"units": one.units, "anomalous": one.anomalous} for level, one in found.items()}
+        results = {metric.name: metric.value(one) for level, one in found.items() for metric in metrics_of(level)}
+        if self._tally is None and self._maps_without_masks:
+            results |= {metric.name: float("nan") for metric in metrics_of("pixel")}
+            reasons.append("pixel metrics are nan: the set has no masks")
         return results, reasons
+
+    def _streamed(self, bounds: tuple[Evaluated, Evaluated]) -> str:
+        """Keep the certified intervals; say which metrics have none."""
+        known = [metric for metric in metrics_of("pixel") if "every pixel" not in metric.needs]
+        self.intervals = {metric.name: (metric.value(bounds[0]), metric.value(bounds[1])) for metric in known}
+        others = ", ".join(metric.name for metric in metrics_of("pixel") if metric not in known)
+        told = f"more than metrics.max_pixels {self.max_pixels} in a process"
+        return f"pixel metrics are streamed and {others} is nan: {told}"
 
     @staticmethod
     def _in_groups(items: list[_Item], size: int) -> float:
@@ -241,7 +250,7 @@ class AnomalyMetrics(Callback):
 
     def _write(self, path: Path) -> None:
         metrics = {name: None if np.isnan(value) else value for name, value in self.results.items()}
-        content = {**self.extra, "metrics": metrics, "images_per_second": self.images_per_second}
+        content = {**self.extra, "metrics": metrics, "images_per_second": self.images_per_second, "units": self.units}
         if self.intervals:
             content["certified_intervals"] = self.intervals
         path.parent.mkdir(parents=True, exist_ok=True)

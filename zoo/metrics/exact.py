@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
-from zoo.metrics.functional import PixelSummary, region_sizes, summary_of_parts
-from zoo.metrics.ranking import ALONE, Array, Processes, divide, refuse_infinite
+from zoo.metrics.functional import PixelSummary, evaluate_parts, region_sizes
+from zoo.metrics.ranking import ALONE, Array, Evaluated, Processes, divide, refuse_infinite
 
 
 class ExactPixelMetrics(Metric):
@@ -91,6 +91,11 @@ class ExactPixelMetrics(Metric):
 
     def compute(self) -> PixelSummary:
         """Over all images of all processes; nan where a class is missing."""
+        found = self.evaluate()
+        return PixelSummary(found.binary, found.aupro)
+
+    def evaluate(self) -> Evaluated:
+        """What all pixel metrics are computed from, over all images of all processes."""
         self._join_recent()
         hits, sizes = _joined(self.hits, torch.float32), _joined(self.sizes, torch.int32)
         regions, processes = int(self.regions), ALONE
@@ -101,7 +106,7 @@ class ExactPixelMetrics(Metric):
             hits, sizes = (np.concatenate([one[k] for one in gathered]) for k in range(2))
             regions = sum(one[2] for one in gathered)
         parts = [part.numpy() for part in self.parts]
-        return summary_of_parts(hits, sizes, regions, parts, self.fpr, self.fpr_limit, processes)
+        return evaluate_parts(hits, sizes, regions, parts, self.fpr, self.fpr_limit, processes)
 
 
 class _Filed(Tensor):

@@ -13,6 +13,7 @@ from zoo.metrics.ranking import (
     ALONE,
     Array,
     BinarySummary,
+    Evaluated,
     Processes,
     Ranks,
     area_to,
@@ -75,6 +76,13 @@ def binary_summary(scores: Any, labels: Any, fpr: float = 0.05, foreground: Any 
         ValueError: shapes differ, scores not finite, labels not binary.
     """
     return summary(_ranks(scores, labels, foreground), fpr)
+
+
+def evaluate(scores: Any, labels: Any, foreground: Any = None, fpr: float = 0.05) -> Evaluated:
+    """What all metrics of a level are computed from; arguments as in :func:`binary_summary`."""
+    values, truth, inside = _checked(scores, labels, foreground)
+    hits, ranks = rank_pixels(values, truth, inside)
+    return Evaluated(summary(ranks, fpr), ranks, float("nan"), _count(values, inside), hits.size)
 
 
 def _ranks(scores: Any, labels: Any, foreground: Any) -> Ranks | None:
@@ -179,17 +187,26 @@ def pixel_summary(
 ) -> PixelSummary:
     """:func:`binary_summary` and :func:`aupro` from one count; arguments as there."""
     maps, masks = _numpy(maps), _binary(_numpy(masks))
-    hits, ranks = rank_pixels(*_checked(maps, masks, foreground))
+    scores, labels, inside = _checked(maps, masks, foreground)
+    hits, ranks = rank_pixels(scores, labels, inside)
     if foreground is not None:
         masks = masks & _numpy(foreground).astype(bool, copy=False)
     sizes, regions = region_sizes(masks)
-    return _with_regions(ranks, sizes[np.argsort(hits)[::-1]], regions, fpr, fpr_limit)
+    healthy = _count(scores, inside) - hits.size
+    found = _with_regions(ranks, sizes[np.argsort(hits)[::-1]], regions, fpr, fpr_limit, healthy)
+    return PixelSummary(found.binary, found.aupro)
 
 
-def _with_regions(ranks: Ranks | None, sizes: Array, regions: int, fpr: float, fpr_limit: float) -> PixelSummary:
+def _count(scores: Array, inside: Array | None) -> int:
+    return scores.size if inside is None else int(np.count_nonzero(inside))
+
+
+def _with_regions(
+    ranks: Ranks | None, sizes: Array, regions: int, fpr: float, fpr_limit: float, healthy: int
+) -> Evaluated:
     """All figures; ``sizes`` of the positives' regions from the highest score down."""
     area = float("nan") if ranks is None else area_to(ranks, 1.0 / (sizes * float(regions)), fpr_limit)
-    return PixelSummary(summary(ranks, fpr), area)
+    return Evaluated(summary(ranks, fpr), ranks, area, healthy + sizes.size, sizes.size)
 
 
 def region_sizes(masks: Array) -> tuple[Array, int]:
@@ -220,7 +237,21 @@ def summary_of_parts(
     fpr_limit: float = 0.3,
     processes: Processes = ALONE,
 ) -> PixelSummary:
-    """Metrics from what is left of pixels that came in parts.
+    """Metrics from what is left of pixels that came in parts; arguments as in :func:`evaluate_parts`."""
+    found = evaluate_parts(hits, sizes, regions, negatives, fpr, fpr_limit, processes)
+    return PixelSummary(found.binary, found.aupro)
+
+
+def evaluate_parts(
+    hits: Array,
+    sizes: Array,
+    regions: int,
+    negatives: Sequence[Array],
+    fpr: float = 0.05,
+    fpr_limit: float = 0.3,
+    processes: Processes = ALONE,
+) -> Evaluated:
+    """What all pixel metrics are computed from, of pixels that came in parts.
 
     Args:
         hits: ``(p,)`` scores of the positives of all processes.
@@ -234,4 +265,6 @@ def summary_of_parts(
     order = np.argsort(hits)
     hits, sizes = hits[order], sizes[order[::-1]]
     del order  # memory
-    return _with_regions(rank(hits, negatives, processes), sizes, regions, fpr, fpr_limit)
+    healthy = int(processes.total(np.array([sum(part.size for part in negatives)]))[0])
+    ranks = rank(hits, negatives, processes)
+    return _with_regions(ranks, sizes, regions, fpr, fpr_limit, healthy)

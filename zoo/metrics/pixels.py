@@ -4,17 +4,9 @@ import torch
 from torch import Tensor, distributed
 
 from zoo.metrics.exact import ExactPixelMetrics, all_processes
+from zoo.metrics.ranking import BinarySummary, Evaluated
 from zoo.metrics.streaming import StreamingPixelMetrics
 
-NAMES = {
-    "auroc": "pixel_auroc",
-    "average_precision": "pixel_ap",
-    "dice_at_fpr": "dice_at_5fpr",
-    "iou_at_fpr": "iou_at_5fpr",
-    "best_dice": "best_dice",
-    "best_iou": "best_iou",
-    "aupro": "pixel_aupro",
-}
 Images = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -66,8 +58,13 @@ class PixelTally:
             self.stream.update(scores, torch.full(scores.shape, label))
         self.exact.reset()
 
-    def figures(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Metrics by name over all processes, and the certified intervals of streamed ones; all processes call it."""
+    def figures(self) -> tuple[Evaluated, tuple[Evaluated, Evaluated] | None]:
+        """What the metrics are computed from, over all processes; all processes call it.
+
+        Returns:
+            tuple: the pixels evaluated, and if they were streamed the same with every figure at its certified lowest
+            and at its highest.
+        """
         if distributed.is_available() and distributed.is_initialized():
             flags: list[bool] = [False] * distributed.get_world_size()
             distributed.all_gather_object(flags, self.stream is not None)
@@ -79,9 +76,21 @@ class PixelTally:
                     summed = total(getattr(self.stream, name).numpy())
                     setattr(self.stream, name, torch.from_numpy(summed))
         if self.stream is None:
-            exact = self.exact.compute()
-            figures = {**exact.binary._asdict(), "aupro": exact.aupro}
-            return {NAMES[key]: value for key, value in figures.items() if key in NAMES}, {}
+            return self.exact.evaluate(), None
         found = self.stream.compute()
-        values = dict.fromkeys(NAMES.values(), float("nan")) | {NAMES[key]: one.value for key, one in found.items()}
-        return values, {NAMES[key]: (one.low, one.high) for key, one in found.items()}
+        units, anomalous = int(self.stream.pixels.sum()), int(self.stream.positives.sum())
+        value, low, high = (
+            Evaluated(
+                BinarySummary(
+                    **{name: getattr(one, which) for name, one in found.items()},
+                    threshold_at_fpr=float("nan"),
+                    best_threshold=float("nan"),
+                ),
+                None,
+                float("nan"),
+                units,
+                anomalous,
+            )
+            for which in ("value", "low", "high")
+        )
+        return value, (low, high)

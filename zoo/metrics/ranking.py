@@ -64,6 +64,29 @@ class Ranks(NamedTuple):
     processes: Processes
 
 
+class Evaluated(NamedTuple):
+    """Scores and labels of one level, from which every metric of the level is computed.
+
+    Attributes:
+        binary: the figures of one count.
+        ranks: positives among negatives; None where a class is missing or the scores went through a histogram.
+        aupro: per-region overlap of pixels; nan of anything else.
+        units: number of pixels, images, slices, ...
+        anomalous: number of the anomalous ones.
+    """
+
+    binary: BinarySummary
+    ranks: Ranks | None
+    aupro: float
+    units: int
+    anomalous: int
+
+    @property
+    def one_class(self) -> bool:
+        """True if all units are healthy or all are anomalous."""
+        return self.anomalous in (0, self.units)
+
+
 def divide(scores: Array, labels: Array, inside: Array | None) -> tuple[Array, Array]:
     """Positives and negatives in memory order; no more memory than these take.
 
