@@ -21,7 +21,7 @@ from datamodules.checks import find_leaks, refuse_destroyed_greys
 from datamodules.device import DeviceImages, random_resized_crop
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
 from datamodules.reading import SUFFIXES, Array, BadFile, list_files
-from datamodules.records import Record, manifest_hash, write_csv
+from datamodules.records import Record, hash_order, manifest_hash, write_csv
 from datamodules.validation import WithSyntheticAnomalies, unseen_kinds
 from zoo.errors import UserError
 
@@ -40,7 +40,10 @@ class Sample(TypedDict, total=False):
         id: B names, unique in the split; ``path#012`` for slice 12 of a volume.
         subject: B patients, empty where unknown.
         spacing: ``(B, len(S))`` float32 mm; absent where unknown.
-        source: B absolute paths (prediction only).
+        source: B absolute paths.
+        volume: B files or members that the images come from: the slices of a volume share it.
+        case: B units that statistics count: the patient where known, else the volume or file.
+        slice: ``(B,)`` int64, the slice of its volume, -1 for images that are none.
     """
 
     image: Tensor
@@ -52,6 +55,9 @@ class Sample(TypedDict, total=False):
     subject: list[str]
     spacing: Tensor
     source: list[str]
+    volume: list[str]
+    case: list[str]
+    slice: Tensor
 
 
 class AnomalyDataModule(LightningDataModule):
@@ -137,6 +143,7 @@ class AnomalyDataModule(LightningDataModule):
         self.store: Store | None = None
         self._folder: Path | None = None
         self._predict: CachedImages | None = None
+        self._reserved = False
         self._assigned: dict[str, frozenset[str]] = {}
 
     # ---- what a data set writes -----------------------------------------------------------------------------------
@@ -359,14 +366,47 @@ class AnomalyDataModule(LightningDataModule):
         ids = self._ids(store, records, positions)
         known = bool((store.has_mask[positions] | (labels == 0)).all()) and bool(store.has_mask.any())
         sources = [owner.image for owner in owners]
-        subjects = [owner.subject for owner in owners]
-        return CachedImages(store, positions, ids, subjects, labels, with_mask=known, sources=sources)
+        subjects, volumes = [owner.subject for owner in owners], [owner.id for owner in owners]
+        return CachedImages(store, positions, ids, subjects, labels, with_mask=known, sources=sources, volumes=volumes)
+
+    def case_of(self, name: str) -> str:
+        """The patient that a file belongs to, by its name below the root; empty where unknown."""
+        return ""
+
+    def reserve_calibration(self) -> None:
+        """Leave half of the held-out subjects to calibration alone: something will be chosen by validation."""
+        self._reserved = True
+
+    def _calibration_part(self, positions: Array, calibrating: bool) -> Array:
+        """Of held-out ``positions`` those that calibrate, or those that validate; they overlap unless reserved."""
+        assert self.store is not None
+        cases = [self._case(position) for position in positions]
+        chosen = sorted(set(cases))
+        if self._reserved and len(chosen) > 1:
+            first, second = np.array_split(hash_order(chosen, self.seed + 1), 2)
+            chosen = sorted(second if calibrating else first)
+        if calibrating and len(chosen) > self.max_val_images:  # whole cases: a case's score is that of all its images
+            chosen = [chosen[k] for k in np.linspace(0, len(chosen) - 1, self.max_val_images).round().astype(int)]
+        kept = set(chosen)
+        return positions[[case in kept for case in cases]] if len(positions) else positions
+
+    def _case(self, position: int) -> str:
+        assert self.store is not None
+        owner = self.records[self.store.record[position]]
+        return owner.subject or owner.id
 
     def dataset(self, split: str) -> CachedImages:
-        """The images of ``train``, ``val`` (healthy ones, without synthetic anomalies), ``test`` or ``unlabeled``."""
+        """Images of a split.
+
+        Args:
+            split: ``train``, ``val`` (healthy ones, without synthetic anomalies), ``calibration`` (held-out healthy
+                ones that choose nothing, whole cases; empty where none are held out), ``test`` or ``unlabeled``.
+        """
         self.setup()
         assert self.store is not None
-        positions = self._positions(split)
+        positions = self._positions("val" if split == "calibration" else split)
+        if split in ("val", "calibration"):
+            positions = self._calibration_part(positions, split == "calibration")
         if split == "val" and not len(positions):
             positions = self._positions("train")
         if split == "val" and len(positions) > self.max_val_images:
@@ -376,7 +416,7 @@ class AnomalyDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Healthy images, shuffled by seed and epoch, resumable in the middle of an epoch."""
         dataset = self.dataset("train")
-        dataset.with_mask, dataset.sources = False, None
+        dataset.with_mask, dataset.sources, dataset.volumes = False, None, None
         if self.random_crop is not None and len(self.image_shape) != 3:
             raise UserError("data.random_crop works on 2-D images")
         if self.device_store != "off":
@@ -454,11 +494,12 @@ class AnomalyDataModule(LightningDataModule):
             UserError: nothing there.
         """
         if path.is_file():
-            return [Record(path.name, str(path.resolve()), subject=path.name)]
+            return [Record(path.name, str(path.resolve()), subject=self.case_of(path.name))]
         files = list_files(path) if path.is_dir() else []
         if not files:
             raise UserError(f"{path}: no image found; readable are {', '.join(SUFFIXES)}")
-        return [Record(file.relative_to(path).as_posix(), str(file.resolve()), subject=file.name) for file in files]
+        names = {file: file.relative_to(path).as_posix() for file in files}
+        return [Record(names[file], str(file.resolve()), subject=self.case_of(names[file])) for file in files]
 
     def _in_order(self, dataset: CachedImages | WithSyntheticAnomalies) -> DataLoader[Batch]:
         return DataLoader(

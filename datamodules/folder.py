@@ -1,6 +1,8 @@
 """The user's own images in folders."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ class Folder(AnomalyDataModule):
         image_size: int | tuple[int, ...] | None = None,
         in_channels: int | None = None,
         intensity_range: tuple[float, float] | None = None,
+        case_pattern: str | None = None,
         **common: Any,
     ) -> None:
         """Remember the arguments.
@@ -52,9 +55,19 @@ class Folder(AnomalyDataModule):
             image_size: side or (height, width); None keeps the files' size, which must then be one and the same.
             in_channels: 1 or 3; None: 3 if the first training file is in colour.
             intensity_range: values that become 0 and 1, for example (0, 4095) for 12-bit films; None: see above.
+            case_pattern: regular expression with one group that finds the patient in a file's path below the root, for
+                example ``([^/]+)/[^/]+$`` for a folder a patient; all files of a patient are then in one split and
+                count as one case. None: every file is a case.
             **common: see :class:`AnomalyDataModule`.
         """
         super().__init__(image_size=image_size, **common)
+        try:
+            self.case_pattern = None if case_pattern is None else re.compile(case_pattern)
+        except re.error as error:
+            raise UserError(f"data.case_pattern {case_pattern}: no regular expression ({error})") from error
+        if self.case_pattern is not None and self.case_pattern.groups != 1:
+            found = self.case_pattern.groups
+            raise UserError(f"data.case_pattern {case_pattern}: one group is expected, found {found}")
         if in_channels not in (None, 1, 3):
             raise UserError(f"data.in_channels must be 1 or 3, found {in_channels}")
         self.in_channels, self.intensity_range = in_channels, intensity_range
@@ -74,8 +87,10 @@ class Folder(AnomalyDataModule):
             {p.relative_to(masks).with_suffix("").as_posix(): p for p in list_files(masks)} if masks.is_dir() else {}
         )
         train = [file.relative_to(root).as_posix() for file in groups["train/normal"]]
-        val = held_out(train, self.val_fraction, self.seed)
-        records = [_record(root, root / name, "val" if name in val else "train") for name in train]
+        val = held_out([self.case_of(name) or name for name in train], self.val_fraction, self.seed)
+        records = [
+            _record(root, root / name, "val" if (self.case_of(name) or name) in val else "train") for name in train
+        ]
         records += [_record(root, file, "test") for file in groups["test/normal"]]
         anomalous = root / "test" / "anomalous"
         used = set()
@@ -93,7 +108,20 @@ class Folder(AnomalyDataModule):
         self.report(problems)
         if self.unlabeled:
             records += [_record(root, file, "unlabeled") for file in _group(root, "train/unlabeled")]
-        return records
+        return [self._with_case(record) for record in records]
+
+    def _with_case(self, record: Record) -> Record:
+        case = self.case_of(record.id)
+        if self.case_pattern is not None and not case:
+            raise UserError(
+                f"{record.image}: data.case_pattern {self.case_pattern.pattern} finds no patient in {record.id}"
+            )
+        return replace(record, subject=case)
+
+    def case_of(self, name: str) -> str:
+        """What ``case_pattern`` finds in the name; empty without a pattern or where it finds nothing."""
+        found = None if self.case_pattern is None else self.case_pattern.search(name)
+        return "" if found is None else found[1] or ""
 
     def preprocessing(self) -> Callable[[Record], Prepared]:
         """Read, scale, resize."""

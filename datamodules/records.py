@@ -51,9 +51,14 @@ def hash_order(ids: Iterable[str], seed: int) -> list[str]:
 
 
 def held_out(ids: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """The part of ``ids`` kept for validation: ``fraction`` of them, at least one if there are two or more."""
+    """The part of ``ids`` kept for validation and calibration.
+
+    ``fraction`` of them, at least one if there are two or more; of 60 or more at least 20, since below 19 no decision
+    at 5 % is possible.
+    """
     unique = sorted(set(ids))
-    count = max(1, round(fraction * len(unique))) if len(unique) > 1 and fraction > 0 else 0
+    fewest = 20 if len(unique) >= 60 else 1
+    count = max(fewest, round(fraction * len(unique))) if len(unique) > 1 and fraction > 0 else 0
     return set(hash_order(unique, seed)[:count])
 
 
