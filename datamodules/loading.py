@@ -25,7 +25,7 @@ class CachedImages(Dataset[Batch]):
         labels: ``(n,)`` one per index, 1 = anomalous.
         with_mask: add the ground truth.
         sources: absolute paths, one per index, added as ``source``; None leaves the key out.
-        volumes: names of the records that they come from, one per index, added as ``volume`` with ``case`` and ``slice``.
+        volumes: records that they come from, one per index, added as ``volume`` with ``case`` and ``slice``.
     """
 
     def __init__(
