@@ -26,7 +26,8 @@ class Result(NamedTuple):
         dataset: name in the benchmark.
         seed: of the run.
         content: its ``metrics.json``.
-        scores: columns of its ``scores.csv``, sorted by id.
+        scores: columns of its ``scores.csv``, sorted by id: ``id``, ``subject``, ``label``, ``score``, the statistics
+            that the test knew, and ``copy_of`` where it looked for near-copies of training images.
     """
 
     folder: Path
@@ -98,7 +99,8 @@ def _scores(path: Path) -> dict[str, Array]:
     numbers = {name: np.array([float(row[name]) for row in rows]) for name in ("label", "score", *known)}
     if not np.isfinite(numbers["score"]).all() or not np.isin(numbers["label"], (0, 1)).all():
         raise ValueError("scores must be finite and labels 0 or 1")
-    return {**numbers, **{name: np.array([row[name] for row in rows]) for name in ("id", "subject")}}
+    words = ("id", "subject", *(["copy_of"] if "copy_of" in rows[0] else []))
+    return {**numbers, **{name: np.array([row[name] for row in rows]) for name in words}}
 
 
 def read_results(folders: Iterable[Path]) -> Reading:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.cache import Prepared, Store, content_digests, exclusive, list_problems, open_store
-from datamodules.checks import find_leaks, refuse_destroyed_greys
+from datamodules.checks import NearCopy, find_leaks, near_copies, refuse_destroyed_greys
 from datamodules.device import DeviceImages, random_resized_crop
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
 from datamodules.reading import SUFFIXES, Array, BadFile, list_files
@@ -353,6 +353,14 @@ class AnomalyDataModule(LightningDataModule):
         """
         given = {"train": train, "val": val}
         self._assigned = {split: frozenset(ids) for split, ids in given.items() if ids is not None}
+
+    def near_copies(self) -> list[NearCopy]:
+        """Test images that look like a training image; none of volumes and slices, which are alike by nature."""
+        self.setup()
+        assert self.store is not None
+        if len(self.store.shape) != 3 or (self.store.slices >= 0).any():
+            return []
+        return near_copies(self.store, self.records)
 
     def labels(self, positions: Array) -> Array:
         """Labels ``(n,)`` int64 of positions in the store, 1 = anomalous."""

@@ -1,6 +1,7 @@
 """What can be wrong with a whole set: images in two splits, near-copies, destroyed grey levels."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,7 +40,18 @@ def find_leaks(store: Store, records: Sequence[Record]) -> list[str]:
     return found
 
 
-def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) -> list[str]:
+class NearCopy(NamedTuple):
+    """A test image that looks like a training image, by their ids; the pair's correlation."""
+
+    correlation: float
+    test: str
+    train: str
+
+    def __str__(self) -> str:
+        return f"{self.test} like {self.train} ({self.correlation:.3f})"
+
+
+def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) -> list[NearCopy]:
     """Test images that look like a training image: correlation of z-normalised 32x32 thumbnails above ``limit``.
 
     Any two chest films correlate at 0.97. So the pair must also correlate, above 0.95, in what departs from the average
@@ -51,7 +63,7 @@ def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) ->
         limit: smallest correlation that counts.
 
     Returns:
-        list: one line per test image with its nearest training image, the most alike first.
+        list: each such test image with its nearest training image, the most alike first.
     """
     splits = np.array([records[number].split for number in store.record])
     train, test = np.flatnonzero(np.isin(splits, _SEEN_IN_TRAINING)), np.flatnonzero(splits == "test")
@@ -60,7 +72,7 @@ def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) ->
     reference = thumbnails(store, train)
     average = reference.mean(0) if len(train) >= 8 else np.zeros_like(reference[0])
     departures = _unit(reference - average)
-    found: list[tuple[float, str]] = []
+    found: list[NearCopy] = []
     for start in range(0, len(test), 256):
         chosen = test[start : start + 256]
         small = thumbnails(store, chosen)
@@ -70,16 +82,16 @@ def near_copies(store: Store, records: Sequence[Record], limit: float = 0.97) ->
         for row, column in enumerate(best):
             if correlation[row, column] > limit:
                 pair = records[store.record[chosen[row]]].id, records[store.record[train[column]]].id
-                value = float(correlation[row, column])
-                found.append((value, f"{pair[0]} like {pair[1]} ({value:.3f})"))
-    return [line for _, line in sorted(found, reverse=True)]
+                found.append(NearCopy(float(correlation[row, column]), *pair))
+    return sorted(found, reverse=True)
 
 
-def near_copy_notes(lines: Sequence[str], tested: int) -> list[str]:
+def near_copy_notes(copies: Sequence[NearCopy | str], tested: int) -> list[str]:
     """One line for all findings of :func:`near_copies`: how many of the ``tested`` images, and the three nearest."""
-    if not lines:
+    if not copies:
         return []
-    return [f"{len(lines)} of {tested} test images look like a training image; nearest: {', '.join(lines[:3])}"]
+    nearest = ", ".join(map(str, copies[:3]))
+    return [f"{len(copies)} of {tested} test images look like a training image; nearest: {nearest}"]
 
 
 def thumbnails(store: Store, positions: Array, side: int = 32) -> Array:

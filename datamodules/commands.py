@@ -179,7 +179,7 @@ def examine(name: str, root: Path, cache_dir: str | None = None) -> Report:
 def _examine_images(name: str, root: Path, cache_dir: str | None) -> Report:
     import warnings
 
-    from datamodules.checks import find_leaks, near_copies, near_copy_notes
+    from datamodules.checks import find_leaks, near_copy_notes
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # reported below
@@ -199,8 +199,7 @@ def _examine_images(name: str, root: Path, cache_dir: str | None) -> Report:
     leaks = find_leaks(data.store, data.records)
     copies = [line for line in leaks if line.startswith("same pixels")]
     notes = [line for line in leaks if line not in copies]  # official lists share patients
-    if len(data.store.shape) == 3 and (data.store.slices < 0).all():
-        notes += near_copy_notes(near_copies(data.store, data.records), len(data.dataset("test")))
+    notes += near_copy_notes(data.near_copies(), len(data.dataset("test")))
     if name == "covidx":
         notes += _covidx_notes(root)
     if name == "hyper_kvasir" and any(record.mask for record in data.manifest):

@@ -301,7 +301,7 @@ def test_near_copies_are_found_and_others_are_not(own: Path, tmp_path: Path) -> 
     data = Folder(root=str(own), cache_dir=str(tmp_path / "c"))
     data.setup()
     assert data.store is not None
-    found = [line for line in near_copies(data.store, data.records) if "test/normal" in line]
+    found = [str(one) for one in near_copies(data.store, data.records) if "test/normal" in one.test]
     assert len(found) == 1
     assert found[0].startswith("test/normal/copy.png like train/normal/0000.png (0.9")
 

@@ -183,3 +183,87 @@ def test_nearest_neighbour_ignores_brightness_and_contrast():
     train = rng.random((20, 1, 32, 32))
     assert nearest_neighbour_distance(3 * train[:4] + 7, train).max() < 1e-4  # up to rounding of squares
     assert nearest_neighbour_distance(rng.random((4, 1, 32, 32)), train).min() > 1
+
+
+def _jpeg(picture, path):
+    from PIL import Image
+
+    Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(path, quality=60)
+    return np.asarray(Image.open(path)).astype(np.float32)[None] / 255
+
+
+def test_filled_area_of_jpegs_is_seen_without_a_foreground(tmp_path):
+    """Black around a body is not black after JPEG; a foreground that holds all pixels says nothing."""
+    rng = np.random.default_rng(0)
+    rows, labels = [], np.arange(40) % 2
+    y, x = np.mgrid[:64, :64] - 31.5
+    for number, label in enumerate(labels):
+        radius = 20 + 4 * label + rng.normal(0, 1)
+        body = (np.hypot(x, y) < radius) * (120 + rng.normal(0, 12, (64, 64)))
+        rows.append(_jpeg(body + np.abs(rng.normal(0, 3, (64, 64))), tmp_path / f"{number}.jpg"))
+    images = np.stack(rows)
+    for foreground in (None, np.ones((40, 1, 64, 64), bool)):
+        found = image_statistics(images, foreground)
+        assert auroc(found["filled"], labels) > 0.95
+        assert auroc(found["otsu"], labels) > 0.95
+        assert np.isfinite(list(found.values())).all()
+    inner = np.zeros((40, 1, 64, 64), bool)
+    inner[:, :, :8] = True
+    assert image_statistics(images, inner)["filled"] == pytest.approx(np.full(40, 1 / 8))
+
+
+def test_cues_see_what_their_names_say():
+    rng = np.random.default_rng(1)
+    plain = np.zeros((1, 1, 48, 48))
+    plain[..., 10:30, 8:28] = 1.0
+
+    def value(name, image):
+        return float(image_statistics(image)[name][0])
+
+    noisy = plain + rng.normal(0, 0.2, plain.shape)
+    assert value("noise", noisy) == pytest.approx(0.2, rel=0.05)
+    assert value("noise", plain) == 0
+    assert value("sharpness", plain) > 1.5 * value("sharpness", _blurred(plain))
+    assert value("height", plain) == pytest.approx(20 / 48)
+    assert value("side", plain) == pytest.approx(18 / 48)
+    framed = plain.copy()
+    framed[..., 0, :] = 1
+    assert value("border", framed) > value("border", plain) == 0
+
+
+def _blurred(image):
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(image, (0, 0, 2, 2))
+
+
+def test_size_and_compression_of_files(tmp_path):
+    from zoo.metrics.shortcuts import file_statistics
+
+    _jpeg(np.zeros((20, 40)), tmp_path / "plain.jpg")
+    _jpeg(np.random.default_rng(0).integers(0, 255, (20, 40)), tmp_path / "busy.jpg")
+    plain, busy = (file_statistics(str(tmp_path / f"{name}.jpg")) for name in ("plain", "busy"))
+    assert plain[0] == busy[0] == 2
+    assert busy[1] > plain[1]
+    assert busy[2] == busy[1] / 800
+    assert np.isnan(file_statistics(str(tmp_path / "none.jpg"))).all()
+
+
+def test_pixel_shortcuts_of_a_lesion_in_the_centre():
+    from zoo.metrics.shortcuts import PIXEL_SHORTCUTS, pixel_shortcuts
+
+    rng = np.random.default_rng(0)
+    training = rng.normal(0.5, 0.1, (20, 1, 32, 32))
+    image = rng.normal(0.5, 0.1, (4, 1, 32, 32))
+    mask = np.zeros((4, 1, 32, 32), bool)
+    mask[..., 12:20, 12:20] = True
+    image[mask] += 1
+    maps = pixel_shortcuts(image, (training.mean(0), training.std(0)))
+    assert set(maps) == set(PIXEL_SHORTCUTS)
+    areas = {name: auroc(one, mask) for name, one in maps.items()}
+    assert areas["bright"] > 0.99 > 0.01 > areas["dark"]
+    assert areas["z_score"] > 0.99
+    assert areas["centre"] > 0.95
+    assert pixel_shortcuts(image, None).keys() == {"centre", "bright", "dark"}
+    flat = pixel_shortcuts(image, (np.zeros((1, 32, 32)), np.zeros((1, 32, 32))))["z_score"]
+    assert np.isfinite(flat).all()

@@ -11,19 +11,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from zoo.callbacks.shortcut_audit import ShortcutAudit
 from zoo.errors import UserError
 from zoo.metrics.functional import evaluate
 from zoo.metrics.pixels import PixelTally
 from zoo.metrics.protocols import grouped_pixel_ap
 from zoo.metrics.ranking import Array, Evaluated
-from zoo.metrics.shortcuts import (
-    PIXEL_STATISTICS,
-    STATISTICS,
-    aspect_ratio,
-    image_statistics,
-    nearest_neighbour_distance,
-    pooled,
-)
+from zoo.metrics.shortcuts import STATISTICS
 from zoo.metrics.table import Level, metrics_of
 
 
@@ -34,7 +28,7 @@ class _Item(NamedTuple):
     label: int
     score: float
     subject: str
-    statistics: tuple[float, ...]
+    statistics: tuple[float, ...]  # empty outside of a test
     slices: tuple[Array, Array] | None  # scores and labels of a volume's slices
     anomaly_map: Array | None  # ``(1, *S)``, kept for the AP in groups alone
     mask: Array | None
@@ -60,9 +54,10 @@ class AnomalyMetrics(Callback):
         results: metrics of the last evaluation.
         intervals: lowest and highest possible value of streamed metrics.
         units: of each level the number of its units and of the anomalous ones: what chance levels rest on.
-        records: of each image of the last evaluation its ``id``, ``subject``, ``label``, ``score`` and the statistics
-            that the shortcut audit needs (``mean``, ``deviation``, ``filled``; after a test, where files and training
-            images are known, ``aspect`` of the file and distance to the nearest training image, ``neighbour``).
+        records: of each image of the last evaluation its ``id``, ``subject``, ``label`` and ``score``; after a test
+            the statistics of the shortcut audit too (:data:`zoo.metrics.shortcuts.STATISTICS`; nan where unknown), and
+            ``copy_of``: the training image that it looks like, or empty.
+        shortcuts: after a test the pixel metrics of maps that need no method, by their names.
         extra: keys merged into ``metrics.json``.
         images_per_second: of the method alone, without loading and metrics.
     """
@@ -81,6 +76,7 @@ class AnomalyMetrics(Callback):
         self.intervals: dict[str, tuple[float, float]] = {}
         self.units: dict[str, dict[str, int]] = {}
         self.records: list[dict[str, Any]] = []
+        self.shortcuts: dict[str, dict[str, float]] = {}
         self.extra: dict[str, Any] = {}
         self.images_per_second = float("nan")
         self._reset()
@@ -88,7 +84,7 @@ class AnomalyMetrics(Callback):
     def _reset(self) -> None:
         self._items: list[_Item] = []
         self._tally: PixelTally | None = None
-        self._training: Array | None = None
+        self._audit: ShortcutAudit | None = None
         self._maps_without_masks = False
         self._seconds = 0.0
 
@@ -99,12 +95,8 @@ class AnomalyMetrics(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation; look at the training images."""
         self._reset()
-        dataset = getattr(getattr(trainer, "datamodule", None), "dataset", None)
-        if callable(dataset) and self.neighbours:
-            images = dataset("train")
-            chosen = np.linspace(0, len(images) - 1, min(self.neighbours, len(images))).astype(int).tolist()
-            parts = [pooled(images[position]["image"][None].numpy()) for position in chosen]
-            self._training = np.concatenate(parts) if parts else None
+        data = getattr(trainer, "datamodule", None)
+        self._audit = ShortcutAudit(data, self.neighbours, self.max_pixels, hold_last=trainer.world_size > 1)
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Start the clock of the batch."""
@@ -139,25 +131,17 @@ class AnomalyMetrics(Callback):
             if self._tally is None:
                 self._tally = PixelTally(self.max_pixels, hold_last=trainer.world_size > 1)
             self._tally.add(maps, masks, inside)
+            if self._audit is not None:
+                self._audit.count(batch["image"], masks, inside)
             if maps.ndim == 5:
                 slices = _slices(maps, masks, inside)
             if self.pixel_ap_group is not None:
                 arrays = maps.detach().float().cpu().numpy().copy(), masks.detach().cpu().numpy().copy()
                 kept = list(zip(*arrays, strict=True))
         subjects = batch.get("subject") or [""] * len(scores)
-        statistics = self._statistics(batch)
+        statistics = [()] * len(scores) if self._audit is None else self._audit.statistics(batch)
         rows = zip(names, labels, scores, subjects, statistics, slices, kept, strict=True)
         self._items += [_Item(*row, *arrays) for *row, arrays in rows]
-
-    def _statistics(self, batch: Any) -> list[tuple[float, ...]]:
-        image, inside = batch["image"].cpu().numpy(), batch.get("foreground")
-        found = image_statistics(image, None if inside is None else inside.cpu().numpy())
-        unknown = np.full(len(image), np.nan)
-        sources = batch.get("source")
-        aspects = unknown if sources is None else np.array([aspect_ratio(source) for source in sources])
-        distances = unknown if self._training is None else nearest_neighbour_distance(image, self._training)
-        columns = [*(found[name] for name in PIXEL_STATISTICS), aspects, distances]
-        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log under ``val/``."""
@@ -177,11 +161,16 @@ class AnomalyMetrics(Callback):
         self._items = []
         self.records = [
             {"id": item.name, "subject": item.subject, "label": int(item.label), "score": item.score}
-            | dict(zip(STATISTICS, item.statistics, strict=True))
+            | dict(zip(STATISTICS, item.statistics, strict=bool(item.statistics)))
             for item in items
         ]
+        copies = None if self._audit is None else self._audit.copies
+        if copies is not None:
+            for record in self.records:
+                record["copy_of"] = copies.get(record["id"], "")
         self.results, more = self._compute(items)
         reasons += more
+        self.shortcuts = {} if self._audit is None else self._audit.figures()
         if not prefix and self.pixel_ap_group is not None:
             self.results["pixel_ap_in_groups"] = self._in_groups(items, self.pixel_ap_group)
         if reasons and not quiet:
@@ -196,14 +185,19 @@ class AnomalyMetrics(Callback):
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return self._items, []
         parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, (self._items, self._tally is not None))
+        maps = [] if self._audit is None else list(self._audit.tallies)
+        torch.distributed.all_gather_object(parts, (self._items, self._tally is not None, maps))
         rank = torch.distributed.get_rank()
-        names = [[item.name for item in items] for items, _ in parts]
-        if any(with_maps for _, with_maps in parts):
+        names = [[item.name for item in items] for items, _, _ in parts]
+        if any(with_maps for _, with_maps, _ in parts):
             self._tally = self._tally or PixelTally(self.max_pixels)
             earlier = {name for part in names for name in part[:-1]} | {part[-1] for part in names[:rank] if part}
-            self._tally.settle(keep=not names[rank] or names[rank][-1] not in earlier)
-        once = list({item.name: item for items, _ in parts for item in items}.values())
+            if self._audit is not None:  # a process without images takes part in every count
+                self._audit.know(name for _, _, known in parts for name in known)
+            keep = not names[rank] or names[rank][-1] not in earlier
+            for tally in (self._tally, *(() if self._audit is None else self._audit.tallies.values())):
+                tally.settle(keep)
+        once = list({item.name: item for items, _, _ in parts for item in items}.values())
         # a sampler that evens out processes repeats an image as the last of a process; more is not mended
         inner = [name for part in names for name in part[:-1]]
         repeated = len(inner) - len(set(inner))
@@ -251,6 +245,8 @@ class AnomalyMetrics(Callback):
     def _write(self, path: Path) -> None:
         metrics = {name: None if np.isnan(value) else value for name, value in self.results.items()}
         content = {**self.extra, "metrics": metrics, "images_per_second": self.images_per_second, "units": self.units}
+        if self.shortcuts:
+            content["pixel_shortcuts"] = self.shortcuts
         if self.intervals:
             content["certified_intervals"] = self.intervals
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -259,6 +255,7 @@ class AnomalyMetrics(Callback):
         partial.replace(path)
         with partial.open("w", newline="", encoding="utf-8") as file:
             known = [name for name in STATISTICS if all(np.isfinite(row[name]) for row in self.records)]
+            known += [] if self.records and "copy_of" not in self.records[0] else ["copy_of"]
             columns = ("id", "subject", "label", "score", *known)
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()

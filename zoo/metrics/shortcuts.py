@@ -13,15 +13,38 @@ from zoo.metrics.functional import auroc
 from zoo.metrics.statistics import Interval, bootstrap_difference
 
 Array = NDArray[Any]
-PIXEL_STATISTICS = ("mean", "deviation", "filled")
-STATISTICS = (*PIXEL_STATISTICS, "aspect", "neighbour")
+PIXEL_STATISTICS = {  # of the image as the method sees it
+    "mean": "brightness",
+    "deviation": "contrast",
+    "filled": "share of the picture that is filled",
+    "otsu": "share above Otsu's threshold",
+    "border": "brightness of the border",
+    "sharpness": "sharpness",
+    "noise": "noise",
+    "height": "height of the body's centre",
+    "side": "sideways place of the body's centre",
+}
+FILE_STATISTICS = {
+    "aspect": "shape of the file",
+    "bytes": "size of the file",
+    "compression": "bytes a pixel of the file",
+}
+STATISTICS = {**PIXEL_STATISTICS, **FILE_STATISTICS, "neighbour": "distance to the nearest training image"}
+PIXEL_SHORTCUTS = {  # maps that need no learning
+    "centre": "nearness to the picture's centre (sees no image)",
+    "bright": "brightness of the pixel",
+    "dark": "darkness of the pixel",
+    "z_score": "|z| of the pixel over the training images",
+}
+_FILLED = 0.1  # of the way from the darkest to the brightest pixel: JPEG's noise stays below
+_EPSILON = 1e-8
 
 
 class Shortcut(NamedTuple):
     """One statistic on one test set.
 
     Attributes:
-        name: of the statistic.
+        name: of the statistic, a key of :data:`STATISTICS`.
         auroc: of the statistic as a score, in the direction that favours it (0.5 to 1).
         correlation: Spearman's, of a method's score with it; nan without a score.
         stratified_auroc: the method's AUROC within quantile bins of the statistic; nan without a score.
@@ -38,35 +61,90 @@ def image_statistics(image: Array, foreground: Array | None = None) -> dict[str,
 
     Args:
         image: ``(B, C, *S)``.
-        foreground: ``(B, 1, *S)`` bool, or None.
+        foreground: ``(B, 1, *S)`` bool, or None. One that holds every pixel of an image says nothing: the body is then
+            what lies above a tenth of the way from the image's smallest value to its largest.
 
     Returns:
-        dict: arrays ``(B,)``: ``mean``, ``deviation`` (contrast), ``filled`` (share of foreground pixels, or of pixels
-        above the smallest value).
+        dict: arrays ``(B,)`` by the names of :data:`PIXEL_STATISTICS`.
     """
-    flat = image.reshape(len(image), -1).astype(np.float64)
-    filled = flat > flat.min(1, keepdims=True) if foreground is None else foreground.reshape(len(image), -1)
-    return dict(zip(PIXEL_STATISTICS, (flat.mean(1), flat.std(1), filled.mean(1)), strict=True))
+    grey = image.astype(np.float64).mean(1)
+    flat = grey.reshape(len(grey), -1)
+    low, high = flat.min(1, keepdims=True), flat.max(1, keepdims=True)
+    body = flat > low + _FILLED * (high - low)
+    if foreground is not None:
+        given = foreground.reshape(len(image), -1).astype(bool)
+        body = np.where(given.all(1, keepdims=True), body, given)
+    every = image.reshape(len(image), -1).astype(np.float64)
+    columns = [every.mean(1), every.std(1), body.mean(1), _above_otsu(flat, low, high), _border(grey)]
+    return dict(zip(PIXEL_STATISTICS, [*columns, *_fineness(grey), *_place(body.reshape(grey.shape))], strict=True))
+
+
+def _above_otsu(flat: Array, low: Array, high: Array, bins: int = 64) -> Array:
+    """Share of pixels above the threshold that parts an image best in two (Otsu 1979), of a histogram: ``(B,)``."""
+    level = np.minimum(((flat - low) / np.maximum(high - low, _EPSILON) * bins).astype(np.int64), bins - 1)
+    rows = np.arange(len(flat))[:, None] * bins
+    counts = np.bincount((level + rows).ravel(), minlength=len(flat) * bins).reshape(-1, bins) / flat.shape[1]
+    below = counts.cumsum(1)[:, :-1]
+    mass = (counts * np.arange(bins)).cumsum(1)
+    between = (mass[:, -1:] * below - mass[:, :-1]) ** 2 / np.maximum(below * (1 - below), _EPSILON)
+    best = between.argmax(1)
+    return np.asarray(1 - below[np.arange(len(flat)), best])
+
+
+def _border(grey: Array) -> Array:
+    """Mean of the outermost pixels of ``(B, *S)``, in the plane of the last two axes: ``(B,)``."""
+    edges = [grey[..., 0, :], grey[..., -1, :], grey[..., :, 0], grey[..., :, -1]]
+    return np.asarray(np.concatenate([edge.reshape(len(grey), -1) for edge in edges], 1).mean(1))
+
+
+def _fineness(grey: Array) -> tuple[Array, Array]:
+    """Sharpness and noise of ``(B, *S)``, both ``(B,)``, from differences of neighbours along the last two axes.
+
+    Sharpness is the root mean square step over the deviation (the mean step does not fall by blurring). Noise is the
+    median size of the mixed second difference (Immerkaer 1996), which lines and slopes leave at 0, as a standard
+    deviation of Gaussian noise.
+    """
+    down, right = np.diff(grey, axis=-2), np.diff(grey, axis=-1)
+    size = np.sqrt(sum((step**2).reshape(len(grey), -1).mean(1) for step in (down, right)))
+    mixed = np.diff(np.diff(np.diff(np.diff(grey, axis=-2), axis=-2), axis=-1), axis=-1)
+    wide = np.abs(mixed).reshape(len(grey), -1)
+    noise = np.median(wide, 1) / (6 * 0.6745) if wide.size else np.zeros(len(grey))
+    return size / np.maximum(grey.reshape(len(grey), -1).std(1), _EPSILON), noise
+
+
+def _place(body: Array) -> tuple[Array, Array]:
+    """Centre of the body ``(B, *S)`` along the last two axes, 0 to 1, each ``(B,)``; 0.5 of an empty one."""
+    found = []
+    for axis in (body.ndim - 2, body.ndim - 1):
+        others = tuple(k for k in range(1, body.ndim) if k != axis)
+        weight = body.sum(others).astype(np.float64)
+        place = (np.arange(body.shape[axis]) + 0.5) / body.shape[axis]
+        total = weight.sum(1)
+        found.append(np.where(total > 0, weight @ place / np.maximum(total, 1), 0.5))
+    return found[0], found[1]
 
 
 @lru_cache(maxsize=4096)
-def aspect_ratio(path: str) -> float:
-    """Width over height of an image file (second over first axis of a volume), from its header; nan if unreadable."""
+def file_statistics(path: str) -> tuple[float, float, float]:
+    """Of an image file, by the names of :data:`FILE_STATISTICS`, from its header; nan if unreadable.
+
+    Width over height (second over first axis of a volume), size in bytes, and bytes a pixel.
+    """
     try:
-        first, second = _sides(path)
+        sides, size = _sides(path), float(Path(path).stat().st_size)
     except Exception:  # whatever a reader makes of a damaged header: the audit goes on without it
-        return float("nan")
-    return second / first
+        return (float("nan"),) * 3
+    return sides[1] / sides[0], size, size / float(np.prod(sides))
 
 
-def _sides(path: str) -> tuple[int, int]:
+def _sides(path: str) -> tuple[int, ...]:
     name = path.lower()
     if name.endswith((".nii", ".nii.gz")):
         import nibabel
 
-        return nibabel.load(path).shape[:2]  # type: ignore[attr-defined, no-any-return]
+        return tuple(nibabel.load(path).shape)  # type: ignore[attr-defined]
     if name.endswith(".npy"):
-        return np.load(path, mmap_mode="r").shape[:2]
+        return np.load(path, mmap_mode="r").shape
     if name.endswith((".dcm", ".dicom")) or not Path(path).suffix:
         import pydicom
 
@@ -76,6 +154,26 @@ def _sides(path: str) -> tuple[int, int]:
 
     with Image.open(path) as image:
         return image.height, image.width
+
+
+def pixel_shortcuts(image: Array, moments: tuple[Array, Array] | None) -> dict[str, Array]:
+    """Anomaly maps that need no learning: what a learnt map should beat.
+
+    Args:
+        image: ``(B, C, *S)``.
+        moments: mean and standard deviation ``(C, *S)`` of training images, or None where they are unknown.
+
+    Returns:
+        dict: float32 ``(B, 1, *S)`` by the names of :data:`PIXEL_SHORTCUTS`, ``z_score`` only with ``moments``.
+    """
+    grey = image.astype(np.float32).mean(1, keepdims=True)
+    axes = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in grey.shape[2:]), indexing="ij")
+    centre = -np.sqrt(np.sum(np.square(axes), 0))
+    maps = {"centre": np.broadcast_to(centre, grey.shape), "bright": grey, "dark": -grey}
+    if moments is not None:
+        spread = np.maximum(moments[1], 0.01 * float(moments[1].max()) + _EPSILON)  # a constant background is no 0 / 0
+        maps["z_score"] = np.abs((image - moments[0]) / spread).mean(1, keepdims=True).astype(np.float32)
+    return maps
 
 
 def nearest_neighbour_distance(test: Array, train: Array, side: int = 16) -> Array:
