@@ -98,3 +98,56 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         FeatureExtractor("resnet18", weights="imagenet")
     with weights_follow():
         FeatureExtractor("resnet18", weights="imagenet")
+
+
+FAMILIES = {  # one small backbone of each, and layers in two of its stages
+    "resnet18": ("layer0", "layer1", "layer2"),
+    "tf_efficientnet_lite0": ("bn1", "blocks.1", "blocks.2.1.bn2"),
+    "mobilenetv3_small_050": ("blocks.0", "blocks.2"),
+    "convnext_atto": ("stages.0", "stages.1.blocks.0"),
+    "test_vit": ("blocks.2", "norm"),
+}
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_every_family_is_compiled_exported_and_as_timm_made_it(backbone):
+    torch.manual_seed(0)
+    extractor = FeatureExtractor(backbone, FAMILIES[backbone], weights="random", normalisation="none")
+    image = torch.rand(2, 3, 64, 64)
+    expected = extractor(image)
+
+    whole = timm.create_model(backbone, num_classes=0, **{"dynamic_img_size": True} if "vit" in backbone else {})
+    loaded = whole.eval().load_state_dict(extractor.backbone.state_dict(), strict=False)
+    assert not loaded.unexpected_keys
+    found = {}
+    for path in extractor.layers:
+        module = whole.get_submodule(path)
+        module.register_forward_hook(lambda _module, _input, output, path=path: found.update({path: output.clone()}))
+    with torch.no_grad():
+        whole.forward_features(image)
+    for values, path in zip(expected, extractor.layers, strict=True):
+        assert torch.equal(values, extractor._as_map(found[path], 4, 4))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(extractor, backend="aot_eager", fullgraph=True)(image)
+    exported = torch.export.export(extractor, (image,), strict=False).module()(image)
+    for one, other, values in zip(compiled, exported, expected, strict=True):
+        torch.testing.assert_close(one, values)
+        torch.testing.assert_close(other, values)
+
+
+def test_a_layer_that_is_overwritten_in_place_is_kept():
+    torch.manual_seed(0)
+    extractor = FeatureExtractor("resnet18", ("bn1", "layer1"), weights="random")
+    assert extractor(torch.rand(1, 3, 64, 64))[0].min() < 0  # the ReLU that follows writes into it
+    assert FeatureExtractor("resnet18", ("bn1",), weights="random")(torch.rand(1, 3, 64, 64))[0].min() < 0
+
+
+def test_files_of_an_earlier_cut_are_read():
+    """Earlier versions kept tensors of norms behind the last layer."""
+    extractor = FeatureExtractor("tf_efficientnet_lite0", ("blocks.1",), weights="random")
+    stored = extractor.state_dict() | {"backbone.blocks.5.0.bn1.weight": torch.ones(672)}
+    extractor.load_state_dict(stored)
+    assert not any(key.startswith("backbone.blocks.2.") for key in extractor.state_dict())
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        extractor.load_state_dict(stored | {"other": torch.ones(1)})

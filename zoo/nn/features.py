@@ -34,15 +34,11 @@ def weights_follow() -> Iterator[None]:
         _weights_follow.reset(token)
 
 
-class _AllFound(Exception):
-    """Ends a forward pass whose wanted maps are all there."""
-
-
 class FeatureExtractor(nn.Module):
     """Feature maps of named layers of a timm backbone; its weights never get a gradient.
 
-    What the backbone computes after the last of ``layers`` is cut away: its forward pass ends there by an exception, so
-    ``backbone`` itself is not to be called. Parameter names are the backbone's own
+    What the backbone computes after the stage that holds the last of ``layers`` is cut away, by timm's own means, so
+    that the pass is the same plain one in training, compiled and exported. Parameter names are the backbone's own
     (torchvision's for ResNets and VGGs) below ``backbone.``.
 
     A vision transformer's patch tokens become a map of one place a patch, its class and register tokens are left out;
@@ -99,12 +95,14 @@ class FeatureExtractor(nn.Module):
                 top = ", ".join(name for name, _ in self.backbone.named_children())
                 raise UserError(f"backbone {backbone} has no layer '{layer}'; its top-level layers: {top}")
         self._found: dict[str, Tensor] = {}
+        self._overwritten: frozenset[str] = frozenset()
         for path in self.layers:
             self.backbone.get_submodule(path).register_forward_hook(functools.partial(self._keep, path))
+        self.register_load_state_dict_pre_hook(_drop_cut_away)
         embedding: Any = getattr(self.backbone, "patch_embed", None)
         self.patch: tuple[int, ...] = (1, 1) if embedding is None else tuple(embedding.patch_size)
         self._probe_side = side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
-        maps = self._prune(side)
+        maps = self._cut(torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
         self.channels = tuple(values.shape[1] for values in maps)
         self.strides = tuple(side // values.shape[-1] for values in maps)
         if weights not in ("imagenet", "random") and not _weights_follow.get():
@@ -152,19 +150,23 @@ class FeatureExtractor(nn.Module):
             return self._run(image)
 
     def _run(self, image: Tensor) -> list[Tensor]:
-        with contextlib.suppress(_AllFound):
-            self.backbone.forward_features(image)  # type: ignore[operator]  # every timm model has it
+        self._pass(image)
         rows, columns = (side // patch for side, patch in zip(image.shape[2:], self.patch, strict=True))
         maps = [self._as_map(self._found[path], rows, columns) for path in self.layers]
         self._found.clear()
         return maps
 
+    def _pass(self, image: Tensor) -> None:
+        """The backbone's forward pass as far as it was cut; hooks keep the maps."""
+        backbone: Any = self.backbone
+        if self._last is None:
+            backbone.forward_features(image)
+        else:
+            backbone.forward_intermediates(image, intermediates_only=True, **self._last)
+
     def _keep(self, path: str, _module: nn.Module, _input: Any, output: Tensor) -> None:
-        """Hook: keep a layer's output and end the forward pass at the last one wanted."""
-        compiling = torch.compiler.is_compiling()  # compilers do not follow exceptions
-        self._found[path] = output.clone() if compiling else output  # what follows may write into it in place
-        if len(self._found) == len(self.layers) and not compiling:
-            raise _AllFound
+        """Hook: keep a layer's output."""
+        self._found[path] = output.clone() if path in self._overwritten else output
 
     def _as_map(self, values: Tensor, rows: int, columns: int) -> Tensor:
         """Tokens ``(B, prefix + rows * columns, K)`` as a map; maps as they are."""
@@ -173,24 +175,53 @@ class FeatureExtractor(nn.Module):
         return values[:, values.shape[1] - rows * columns :].mT.unflatten(2, (rows, columns))
 
     @torch.no_grad()
-    def _prune(self, side: int) -> list[Tensor]:
-        """Replace what does not lead to the layers by identities; returns the maps of a blank probe image."""
-        self.backbone.eval()
-        needed: set[str] = set()
+    def _cut(self, probe: Tensor) -> list[Tensor]:
+        """Drop what does not lead to the layers; returns the maps of the probe image."""
+        backbone: Any = self.backbone.eval()
+        self._last = self._last_stage(probe)
+        if self._last is not None:
+            backbone.prune_intermediate_layers(self._last["indices"], prune_norm=not self._last["norm"])
+        called: set[nn.Module] = set()
         with contextlib.ExitStack() as hooks:
-            for path, module in self.backbone.named_modules():
-
-                def note(_module: nn.Module, _input: Any, path: str = path) -> None:
-                    needed.add(path)
-
-                hooks.callback(module.register_forward_pre_hook(note).remove)
-            maps = self._run(torch.zeros(1, 3, side, side))
-        leaves = [path for path, module in self.backbone.named_modules() if not any(module.children())]
-        for path in leaves:
-            if path not in needed:
+            for module in backbone.modules():
+                hooks.callback(module.register_forward_pre_hook(lambda module, _: called.add(module)).remove)
+            self._pass(probe)
+        # layers whose output a later one overwrites in place are copied
+        given, self._found, self._overwritten = self._found, {}, frozenset(self.layers)
+        self._pass(probe)
+        self._overwritten = frozenset(path for path in self.layers if not torch.equal(given[path], self._found[path]))
+        gone: tuple[str, ...] = ()
+        for path, module in list(backbone.named_modules()):
+            own = any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
+            if path and module not in called and own and not path.startswith(gone or ("\0",)):
                 parent, _, name = path.rpartition(".")
-                setattr(self.backbone.get_submodule(parent), name, nn.Identity())
-        return maps
+                setattr(backbone.get_submodule(parent), name, nn.Identity())
+                gone += (f"{path}.",)
+        self._found = {}
+        return self._run(probe)
+
+    def _last_stage(self, probe: Tensor) -> dict[str, Any] | None:
+        """Arguments of timm's ``forward_intermediates`` that reach all layers and least beyond; None where none do.
+
+        The final norm is asked for only of the last stage: elsewhere timm applies it to what it was not made for.
+        """
+        backbone: Any = self.backbone
+        if not hasattr(backbone, "prune_intermediate_layers"):
+            return None
+        stages = len(backbone.forward_intermediates(probe, intermediates_only=True))
+        for number, norm in [*((number, False) for number in range(stages)), (stages - 1, True)]:
+            self._found.clear()
+            backbone.forward_intermediates(probe, [number], norm=norm, stop_early=True, intermediates_only=True)
+            if len(self._found) == len(set(self.layers)):
+                return {"indices": [number], "norm": norm}
+        return None
+
+
+def _drop_cut_away(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before loading: leave out a backbone's tensors that are cut away here and were kept by an earlier version."""
+    own = {prefix + key for key in module.state_dict()}
+    for key in [key for key in state if key.startswith(f"{prefix}backbone.") and key not in own]:
+        del state[key]
 
 
 def _mean_and_deviation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
