@@ -11,7 +11,7 @@ from benchmarks.resources import visible_gpus
 from benchmarks.results import read_json
 from zoo.registry import methods
 
-STEPS = Path(__file__).parent / "speed" / "step_seconds.yaml"
+STEPS = Path(__file__).parent / "step_seconds.yaml"
 
 
 class Estimate(NamedTuple):

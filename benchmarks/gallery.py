@@ -8,6 +8,8 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from zoo.files import whole
+
 Array = NDArray[Any]
 KEPT_PER_CLASS = 32
 SIDE = 128
@@ -47,9 +49,8 @@ class Gallery(Callback):
         arrays["labels"] = np.array([label for _, label, _ in chosen])
         for number, (_, _, images) in enumerate(chosen):
             arrays |= {f"{number}_{kind}": image for kind, image in images.items()}
-        partial = self.folder / "gallery.partial.npz"
-        np.savez_compressed(partial, **arrays)
-        partial.replace(self.folder / "gallery.npz")
+        with whole(self.folder / "gallery.npz") as partial:
+            np.savez_compressed(partial, **arrays)
 
 
 def pictures(outputs: Any, batch: Any, row: int) -> dict[str, Array]:

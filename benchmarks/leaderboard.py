@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks.published import Figure, Published
 from benchmarks.results import Result
-from benchmarks.runner import write_atomically
+from zoo.files import write_text
 from zoo.metrics.functional import auroc
 from zoo.metrics.shortcuts import STATISTICS, Shortcut, advantage, audit
 from zoo.metrics.statistics import Interval, average_ranks, bootstrap_interval, critical_difference, delong_test, holm
@@ -319,6 +319,6 @@ def _pm(row: Row, metric: str) -> str:
 def write_tables(out: Path, name: str, results: list[Result], published: Published) -> list[Row]:
     """Write ``leaderboard.csv`` (our figures only) and ``leaderboard.md``."""
     rows = rows_of(results)
-    write_atomically(out / "leaderboard.csv", as_csv(rows))
-    write_atomically(out / "leaderboard.md", as_markdown(name, rows, results, published))
+    write_text(out / "leaderboard.csv", as_csv(rows))
+    write_text(out / "leaderboard.md", as_markdown(name, rows, results, published))
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from benchmarks.runner import write_atomically
+from zoo.files import write_text
 from zoo.metrics.functional import evaluate
 from zoo.metrics.table import PRIMARY, TABLE
 from zoo.module import AnomalyModule
@@ -88,7 +88,7 @@ class Progress(Callback):
         left = (self._written - self._started) / new * (total - done) if new > 0 else None
         content = {"stage": stage, "epoch": epoch, "done": done, "total": total, "left": left, PRIMARY: value}
         with contextlib.suppress(OSError):
-            write_atomically(self.path, json.dumps(content))
+            write_text(self.path, json.dumps(content))
 
 
 def _total(batches: Any) -> int:

@@ -7,14 +7,20 @@ from typing import Any
 from benchmarks.plan import Cell
 from benchmarks.resources import available_cores, gpus_wanted
 from benchmarks.results import read_json
-from benchmarks.runner import Limits, Report, read_status, run_local
+from benchmarks.runner import Command, Limits, Report, read_status, run_local
 from zoo.errors import UserError
 
 WATCH_SECONDS = 1.0
 
 
 def run_ray(
-    cells: list[Cell], out: Path, limits: Limits, workers: int, report: Report, cores: int | None = None
+    cells: list[Cell],
+    out: Path,
+    limits: Limits,
+    workers: int,
+    report: Report,
+    command: Command,
+    cores: int | None = None,
 ) -> dict[str, str]:
     """Run cells as Ray tasks; the folder must lie on storage that every node sees.
 
@@ -26,6 +32,7 @@ def run_ray(
         limits: see there.
         workers: cells at a time.
         report: see there.
+        command: see there.
         cores: of each cell; None: the cluster's divided by ``workers``, at most those of the largest node.
 
     Returns:
@@ -53,7 +60,7 @@ def run_ray(
 
     @ray.remote(max_retries=0)
     def run_one(cell: Cell) -> dict[str, str]:
-        return run_local([cell], out.absolute(), limits, 1, lambda *_: None, cores=share)
+        return run_local([cell], out.absolute(), limits, 1, lambda *_: None, command, cores=share)
 
     def submit(cell: Cell) -> Any:
         wanted = gpus_wanted(cell.config.get("trainer", {}), gpus) if gpus else 0

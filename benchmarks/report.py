@@ -23,7 +23,7 @@ from benchmarks.leaderboard import (
 )
 from benchmarks.published import Published, read_table
 from benchmarks.results import Result
-from benchmarks.runner import write_atomically
+from zoo.files import write_text
 from zoo.metrics.curves import precision_curve, roc_curve
 from zoo.metrics.table import PRIMARY, TABLE, heading
 
@@ -84,7 +84,7 @@ def write_page(
         f"<title>{escape(name)}</title><link rel=icon href='data:,'><style>{style}</style></head>"
         f"<body>{''.join(parts)}<script>{script}</script></body></html>"
     )
-    write_atomically(out / "report.html", page)
+    write_text(out / "report.html", page)
 
 
 def _banner(phantoms: Sequence[str], datasets: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,11 +29,13 @@ from benchmarks.resources import (
 )
 from benchmarks.results import read_cell, read_json
 from zoo.errors import UserError
+from zoo.files import write_text
 
 POLL_SECONDS = 0.02
 _INTERRUPTIONS = ("killed by", "took longer", "used more", "members not finished", "asks for")  # not the cell's mistake
 WATCH_SECONDS = 0.5
 Report = Callable[[Cell, str, dict[str, Any]], None]
+Command = Callable[[Path], list[str]]
 
 
 class Limits(NamedTuple):
@@ -52,18 +53,6 @@ class Limits(NamedTuple):
 # ---- a cell's folder ----------------------------------------------------------------------------------------------
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under another name, then rename it; nothing is left behind when that fails."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
 def read_status(folder: Path) -> dict[str, Any]:
     """A cell's ``status.json``; empty if there is none or it is damaged."""
     return read_json(folder / "status.json")
@@ -72,7 +61,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 def write_status(folder: Path, cell: Cell, status: str, reason: str = "") -> None:
     """Write ``status.json``: done, failed or running, with the reason and the cell's fingerprint."""
     content = {"status": status, "reason": reason, "fingerprint": cell.fingerprint}
-    write_atomically(folder / "status.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "status.json", json.dumps(content, indent=2) + "\n")
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
@@ -102,7 +91,7 @@ def prepare(folder: Path, cell: Cell) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "scores.csv", "progress.json"):
         (folder / name).unlink(missing_ok=True)
-    write_atomically(folder / "config.yaml", yaml.safe_dump(cell.config, sort_keys=False))
+    write_text(folder / "config.yaml", yaml.safe_dump(cell.config, sort_keys=False))
     write_status(folder, cell, "running")
 
 
@@ -179,7 +168,7 @@ def run_local(
     limits: Limits,
     workers: int,
     report: Report,
-    command: Callable[[Path], list[str]] | None = None,
+    command: Command,
     cores: int | None = None,
 ) -> dict[str, str]:
     """Run cells in a pool of subprocesses.
@@ -190,7 +179,7 @@ def run_local(
         limits: of each cell.
         workers: processes at a time; cores and GPUs are divided among them.
         report: called with a cell, its state (``running``, ``done``, ``failed``) and its progress or status.
-        command: of a cell's folder; None: this package's worker.
+        command: the command line that runs the cell in a folder, in a process of its own.
         cores: of each cell; None: its share of the machine's.
 
     Returns:
@@ -226,10 +215,10 @@ class _Pool:
         limits: Limits,
         report: Report,
         cores: int,
-        command: Callable[[Path], list[str]] | None,
+        command: Command,
     ) -> None:
         self.waiting, self.out, self.limits, self.report, self.cores = waiting, out, limits, report, cores
-        self.command = command or (lambda folder: [sys.executable, "-m", "benchmarks.cell", str(folder)])
+        self.command = command
         self.running: list[_Worker] = []
         self.failed: dict[str, str] = {}
         self.gpus = visible_gpus()

@@ -23,6 +23,7 @@ import numpy as np
 from datamodules.reading import Array, BadFile
 from datamodules.records import Record
 from zoo.errors import UserError
+from zoo.files import write_text
 
 CACHE_VERSION = 1
 
@@ -142,7 +143,7 @@ def _content_digests(files: Iterable[str], memo_path: Path) -> dict[str, str]:
             for (file, stamp), digest in zip(fresh, pool.map(_digest, [file for file, _ in fresh]), strict=True):
                 digests[file] = digest
                 memo[file] = [*stamp, digest]
-        _write_text(memo_path, json.dumps(memo))
+        write_text(memo_path, json.dumps(memo), shared=True)
     return digests
 
 
@@ -404,9 +405,3 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("preparing the data (once)", total=total)
         yield lambda: bar.advance(task)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as stream:
-        stream.write(text)
-    Path(stream.name).replace(path)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.files import suffix as suffix
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -54,12 +55,6 @@ class Dicom(NamedTuple):
     window: tuple[float, float] | None
     inverted: bool
     spacing: tuple[float, float] | None
-
-
-def suffix(path: str | Path) -> str:
-    """Lower-case extension; ``.nii.gz`` counts as one."""
-    name = Path(path).name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
 def is_hidden(path: Path) -> bool:

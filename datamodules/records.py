@@ -2,10 +2,11 @@
 
 import csv
 import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from zoo.files import whole
 
 SPLITS = ("train", "val", "test", "predict", "unlabeled")
 UNLABELED_ILL = 0.6  # share of ill images in the pools of Cai et al. 2023
@@ -103,9 +104,7 @@ def manifest_hash(records: Iterable[Record]) -> str:
 
 def write_csv(rows: Sequence[dict[str, str]], path: Path, columns: Sequence[str]) -> None:
     """Write ``rows`` to ``path``, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", newline="", delete=False) as stream:
+    with whole(path, shared=True) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
-    Path(stream.name).replace(path)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from zoo.models_command import markdown
+from zoo.cli.models import markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -20,8 +20,8 @@ import yaml
 from lightning.pytorch import Callback
 
 from benchmarks.plan import read_plan
+from zoo.cli.running import main as run
 from zoo.registry import methods
-from zoo.running import main as run
 
 WARM, COUNTED, SIDE, BATCH = 2, 5, 64, 16
 

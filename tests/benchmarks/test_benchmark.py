@@ -271,7 +271,7 @@ def test_progress_file_of_a_training(tmp_path, image_folder, quiet_trainer, monk
 
     monkeypatch.setattr("benchmarks.progress.SECONDS", 0.0)
     told = []
-    monkeypatch.setattr("benchmarks.progress.write_atomically", lambda path, text: told.append(json.loads(text)))
+    monkeypatch.setattr("benchmarks.progress.write_text", lambda path, text: told.append(json.loads(text)))
     model = zoo.create_model(
         "padim", image_size=32, in_channels=1, layers=("layer1",), weights="random", feature_channels=16
     )

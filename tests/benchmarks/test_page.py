@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.commands import write_report
+from benchmarks.summary import write_report
 
 
 def working(*names):

@@ -154,7 +154,7 @@ def test_a_killed_runner_takes_its_workers_along(tmp_path):
     (tmp_path / "cell").mkdir()
     code = (
         "import ctypes, signal, sys, subprocess, time\n"
-        "worker = 'import time; from benchmarks.cell import die_with_parent; die_with_parent(); "
+        "worker = 'import time; from zoo.cli.cell import die_with_parent; die_with_parent(); "
         "print(1, flush=True); time.sleep(60)'\n"
         "p = subprocess.Popen([sys.executable, '-c', worker], start_new_session=True)\n"
         "print(p.pid, flush=True); time.sleep(60)"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from benchmarks.commands import write_report
+from benchmarks.summary import write_report
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.metrics.functional import evaluate, pixel_summary
 from zoo.metrics.table import HALF, LEVELS, TABLE, Metric, in_order, metrics_of, renewed

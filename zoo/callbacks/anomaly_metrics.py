@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from zoo.callbacks.shortcut_audit import ShortcutAudit
 from zoo.errors import UserError
+from zoo.files import whole, write_text
 from zoo.metrics.functional import evaluate
 from zoo.metrics.pixels import PixelTally
 from zoo.metrics.protocols import grouped_pixel_ap
@@ -87,6 +88,11 @@ class AnomalyMetrics(Callback):
         self._audit: ShortcutAudit | None = None
         self._maps_without_masks = False
         self._seconds = 0.0
+
+    def place_outputs(self, run: Path, results: Path, stage: str) -> None:
+        """``metrics.json`` and ``scores.csv`` of a test."""
+        if stage == "test":
+            self.output = str(results / "metrics.json")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
@@ -249,18 +255,14 @@ class AnomalyMetrics(Callback):
             content["pixel_shortcuts"] = self.shortcuts
         if self.intervals:
             content["certified_intervals"] = self.intervals
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(path)
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        write_text(path, json.dumps(content, indent=2) + "\n")
+        with whole(path.with_name("scores.csv")) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             known = [name for name in STATISTICS if all(np.isfinite(row[name]) for row in self.records)]
             known += [] if self.records and "copy_of" not in self.records[0] else ["copy_of"]
             columns = ("id", "subject", "label", "score", *known)
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.records)
-        partial.replace(path.with_name("scores.csv"))
 
     def _print(self) -> None:
         from rich.console import Console

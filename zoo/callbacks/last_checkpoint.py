@@ -29,6 +29,10 @@ class LastCheckpoint(Checkpoint):
         self._interrupted = False
         self._handler: Any = None
 
+    def place_outputs(self, run: Path, results: Path, stage: str) -> None:
+        """Into the run's ``checkpoints``."""
+        self.folder = self.folder or str(run / "checkpoints")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and listen to Ctrl-C."""
         self._saved, self._interrupted = time.monotonic(), False
@@ -62,7 +66,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         assert self.folder is not None
-        partial, final = Path(self.folder, "last.partial"), Path(self.folder, "last.ckpt")
+        partial, final = Path(self.folder, ".partial-last.ckpt"), Path(self.folder, "last.ckpt")
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
             partial.replace(final)

@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from zoo.files import whole
+
 
 class _Case(NamedTuple):
     score: float
@@ -27,6 +29,11 @@ class Panels(Callback):
         self.folder, self.count = folder, count
         self._most: list[_Case] = []
         self._least: list[_Case] = []
+
+    def place_outputs(self, run: Path, results: Path, stage: str) -> None:
+        """Into ``panels``, for a test."""
+        if stage == "test":
+            self.folder = str(results / "panels")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
@@ -100,7 +107,5 @@ def draw(cases: list[_Case], title: str, path: Path) -> None:
             axis.set_title(name, fontsize=7)
         truth = "" if case.label is None else (", anomalous" if case.label else ", healthy")
         row[0].set_title(f"{Path(case.name).name}\n{case.score:.4g}{truth}", fontsize=6)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=120, format="png")
-    partial.replace(path)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")

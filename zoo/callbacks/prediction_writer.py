@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from zoo.errors import UserError
+from zoo.files import stem, whole
 
 
 class PredictionWriter(Callback):
@@ -28,6 +29,11 @@ class PredictionWriter(Callback):
         self._rows: list[dict[str, Any]] = []
         self._volumes: dict[str, dict[int, NDArray[np.float32]]] = {}
         self._sources: dict[str, str] = {}
+
+    def place_outputs(self, run: Path, results: Path, stage: str) -> None:
+        """Into a new folder of the run, for a prediction."""
+        if stage == "predict":
+            self.folder = self.folder or str(results)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the folder.
@@ -72,12 +78,10 @@ class PredictionWriter(Callback):
         self._finish_volumes(complete_only=False)
         suffix = "" if trainer.world_size == 1 else f".{trainer.global_rank}"
         path = Path(self.folder) / f"scores{suffix}.csv"
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ("id", "anomaly_score", "map", "map_min", "map_max"))
             writer.writeheader()
             writer.writerows(self._rows)
-        partial.replace(path)
         for line in self._rows[:10]:
             print(f"{float(line['anomaly_score']):12.6g}  {line['id']}")
         if len(self._rows) > 10:
@@ -87,16 +91,17 @@ class PredictionWriter(Callback):
         assert self.folder is not None
         relative = Path("maps") / (_safe(name) + f".{self.maps}")
         path = Path(self.folder) / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
         if self.maps == "png" and anomaly_map.ndim == 2:
             from PIL import Image
 
             low, high = float(anomaly_map.min()), float(anomaly_map.max())
             grey = np.rint((anomaly_map - low) / max(high - low, 1e-30) * 65535).astype(np.uint16)
-            Image.fromarray(grey).save(path)
+            with whole(path) as partial:
+                Image.fromarray(grey).save(partial)
         else:
             path = path.with_suffix(".npy")
-            np.save(path, anomaly_map)
+            with whole(path) as partial:
+                np.save(partial, anomaly_map)
         return str(path.relative_to(self.folder))
 
     def _finish_volumes(self, complete_only: bool) -> None:
@@ -112,8 +117,8 @@ class PredictionWriter(Callback):
                 stacked[..., index] = _resized(anomaly_map, (shape[0], shape[1]))
             assert self.folder is not None
             path = Path(self.folder) / _nifti_name(volume)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nibabel.save(nibabel.Nifti1Image(stacked, header.affine), path)
+            with whole(path) as partial:
+                nibabel.save(nibabel.Nifti1Image(stacked, header.affine), partial)
             del self._volumes[volume]
 
 
@@ -123,8 +128,8 @@ def _safe(name: str) -> str:
 
 
 def _nifti_name(volume: str) -> Path:
-    stem = _safe(volume).removesuffix(".gz").removesuffix(".nii")
-    return Path("maps") / f"{stem}.nii.gz"
+    path = Path("maps") / _safe(volume)
+    return path.with_name(f"{stem(path)}.nii.gz")
 
 
 def _resized(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
+from zoo.files import whole, write_text
 from zoo.metrics.selective import RiskCoverage, risk_coverage
 
 
@@ -75,13 +76,10 @@ def write(curves: dict[str, RiskCoverage], folder: Path, phantom: bool) -> None:
         axis.title.set_fontsize(8)
     axes[0].set_ylabel("mean squared error")
     axes[0].legend(fontsize=6)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "uncertainty.partial"
-    figure.savefig(partial, dpi=120, format="png")
-    partial.replace(folder / "uncertainty.png")
+    with whole(folder / "uncertainty.png") as partial:
+        figure.savefig(partial, dpi=120, format="png")
     content = {
         name: {"gain": curve.gain, "coverage": curve.coverage.round(4).tolist(), "risk": curve.risk.tolist()}
         for name, curve in curves.items()
     }
-    partial.write_text(json.dumps({"phantom": phantom, **content}, indent=1) + "\n")
-    partial.replace(folder / "uncertainty.json")
+    write_text(folder / "uncertainty.json", json.dumps({"phantom": phantom, **content}, indent=1) + "\n")

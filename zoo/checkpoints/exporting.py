@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from zoo.checkpoints.saving import save_safetensors
 from zoo.errors import UserError
+from zoo.files import whole
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
@@ -69,23 +70,21 @@ def export(model: "AnomalyModule", form: ExportFormat, path: Path) -> None:
         return save_safetensors(model, path)
     head = _Head(copy.deepcopy(model).cpu()).eval().requires_grad_(False)
     image = torch.rand(2, model.in_channels, *model.image_size, generator=torch.Generator().manual_seed(0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name("partial-" + path.name)
     try:
         with torch.set_grad_enabled(model.scores_with_gradient):
             program = _trace(head, image)
             _compare(head, program)
-        if form == "pt2":
-            torch.export.save(program, partial)
-        else:
-            _save_onnx(program, image, partial)
-    except UserError:
+        with whole(path) as partial:
+            if form == "pt2":
+                torch.export.save(program, partial)
+            else:
+                _save_onnx(program, image, partial)
+    except (UserError, OSError):
         raise
     except ImportError as error:
         raise UserError(f"ONNX needs more packages ({error}): pip install 'uad-zoo[export]'") from error
     except Exception as error:  # the exporters raise many types
         raise UserError(f"{type(model).__name__} cannot be exported to {form}: {_reason(error)}") from error
-    partial.replace(path)
     return None
 
 

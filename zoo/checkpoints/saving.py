@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from zoo.checkpoints.sources import file_digest
+from zoo.files import whole, write_text
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
@@ -33,10 +34,8 @@ def save_checkpoint(model: "AnomalyModule", path: Path, origin: Mapping[str, str
     }
     model.on_save_checkpoint(checkpoint)
     checkpoint["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(checkpoint, partial)
-    partial.replace(path)
+    with whole(path) as partial, partial.open("wb") as stream:
+        torch.save(checkpoint, stream)
 
 
 def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, str] | None = None) -> None:
@@ -51,18 +50,14 @@ def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, 
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    partial = folder / "model.safetensors.partial"
-    save_file(tensors, partial)
+    with whole(folder / "model.safetensors") as partial:
+        save_file(tensors, partial)
     header: dict[str, Any] = {}
     model.on_save_checkpoint(header)
     header["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
     content = {"uad_zoo": header["uad_zoo"], "hyper_parameters": _plain(dict(model.hparams))}
-    content["sha256"] = file_digest(partial)
-    text = yaml.safe_dump(content, sort_keys=False)
-    config = folder / "config.yaml.partial"
-    config.write_text(text, encoding="utf-8")
-    partial.replace(folder / "model.safetensors")
-    config.replace(folder / "config.yaml")
+    content["sha256"] = file_digest(folder / "model.safetensors")
+    write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import UserError
+from zoo.files import write_text
 
 _CHUNK = 1 << 20
 _TRIES = 4
@@ -288,9 +289,7 @@ def _told(path: Path) -> dict[str, Any]:
 
 
 def _tell(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".json.new")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.replace(_notes(path))
+    write_text(_notes(path), json.dumps(content))
 
 
 # ---- hubs ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The commands ``lightning`` and ``zoo``: one program. Only the command that was asked for is imported."""
 
-import importlib
 import sys
 import traceback
 
@@ -47,14 +46,7 @@ usage: lightning fit|validate|test|predict --config FILE_OR_NAME ... [--key valu
   lightning fit --help all           everything, with Lightning's own options
 """
 
-# command: module with main(argv) -> exit code, and whether argv starts with the command itself
-_COMMANDS = {
-    **dict.fromkeys(("fit", "validate", "test", "predict"), ("zoo.running", True)),
-    "models": ("zoo.models_command", False),
-    "data": ("datamodules.commands", False),
-    **dict.fromkeys(("benchmark", "report"), ("benchmarks.commands", True)),
-    **dict.fromkeys(("import", "export", "push"), ("zoo.checkpoints.commands", True)),
-}
+_COMMANDS = ("fit", "validate", "test", "predict", "models", "data", "benchmark", "report", "import", "export", "push")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,10 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         print(_FIT_HELP, end="")
         return 0
     try:
-        if argv[0] not in _COMMANDS:
-            raise UserError(_unknown_command(argv[0]))
-        module, with_name = _COMMANDS[argv[0]]
-        return importlib.import_module(module).main(argv if with_name else argv[1:])
+        return _run(argv)
     except UserError as error:
         return _complain(str(error))
     except BrokenPipeError:  # the reader, `head` for example, has had enough
@@ -101,6 +90,32 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def _run(argv: list[str]) -> int:
+    match argv[0]:
+        case "fit" | "validate" | "test" | "predict":
+            from zoo.cli import running
+
+            return running.main(argv)
+        case "models":
+            from zoo.cli import models
+
+            return models.main(argv[1:])
+        case "data":
+            from datamodules import commands
+
+            return commands.main(argv[1:])
+        case "benchmark" | "report":
+            from zoo.cli import benchmark
+
+            return benchmark.main(argv)
+        case "import" | "export" | "push":
+            from zoo.cli import checkpoints
+
+            return checkpoints.main(argv)
+        case _:
+            raise UserError(_unknown_command(argv[0]))
+
+
 def _complain(message: str) -> int:
     lines = [line for line in message.strip().splitlines() if line.strip()][:6]
     print("error: " + "\n".join(lines), file=sys.stderr)
@@ -114,7 +129,3 @@ def _unknown_command(word: str) -> str:
         return f"options come after the command: lightning fit {word} ...; commands: {', '.join(_COMMANDS)}"
     close = nearest(word, _COMMANDS)
     return f"unknown command '{word}'; {'nearest' if close else 'known'}: {', '.join(close or _COMMANDS)}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,8 +2,13 @@
 
 import argparse
 import fnmatch
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zoo.cli.cell import command
+from zoo.errors import UserError
+from zoo.files import write_text
 
 if TYPE_CHECKING:
     from benchmarks.plan import Cell, Plan
@@ -50,7 +55,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from benchmarks.estimate import told
     from benchmarks.plan import read_plan
     from benchmarks.runner import exclusive, is_done, read_status
-    from zoo.errors import UserError
+    from benchmarks.summary import write_report
 
     if arguments.workers < 1 or (arguments.cores is not None and arguments.cores < 1):
         raise UserError("--workers and --cores must be at least 1")
@@ -93,7 +98,7 @@ def _run(todo: list["Cell"], out: Path, plan: "Plan", arguments: argparse.Namesp
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Display(out, len(todo)) as display:
-            return engine(todo, out, limits, arguments.workers, display, cores=arguments.cores)
+            return engine(todo, out, limits, arguments.workers, display, command, cores=arguments.cores)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -105,14 +110,11 @@ def _failed_before(read_status: Any, out: Path, cell: "Cell") -> bool:
 
 def _write_plan(out: Path, plan: "Plan") -> None:
     """What ``zoo report`` needs to know: title, published tables, and which cells belong to the configuration."""
-    import json
-
     from benchmarks.results import PLAN_FILE
-    from benchmarks.runner import write_atomically
 
     cells = {cell.name: cell.fingerprint for cell in plan.cells}
     content = {"name": plan.name, "published": plan.published, "cells": cells}
-    write_atomically(out / PLAN_FILE, json.dumps(content, indent=1) + "\n")
+    write_text(out / PLAN_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def _say(line: str) -> None:
@@ -120,7 +122,7 @@ def _say(line: str) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from zoo.errors import UserError
+    from benchmarks.summary import write_report
 
     folders = [Path(folder) for folder in arguments.folders]
     for folder in folders:
@@ -129,43 +131,3 @@ def _report(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out) if arguments.out else folders[0]
     out.mkdir(parents=True, exist_ok=True)
     return 0 if write_report(folders, out, {}) == set() else 1
-
-
-def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[str] | None:
-    """Tables and page from the finished cells of one or more folders.
-
-    Failed and damaged cells, and those that do not belong with the others, are named and left out.
-
-    Args:
-        folders: of benchmarks; title and published tables come from the first one's ``benchmark.json``.
-        out: where the files go.
-        failed: cells known to have failed, and why.
-
-    Returns:
-        set: names of the cells left out, without those of an earlier configuration; None without a finished cell.
-    """
-    from benchmarks.leaderboard import write_tables
-    from benchmarks.published import Published
-    from benchmarks.report import write_page
-    from benchmarks.results import PLAN_FILE, read_json, read_results
-    from zoo.metrics.table import TABLE
-
-    about = read_json(folders[0] / PLAN_FILE)
-    name, published = str(about.get("name", out.name)), list(about.get("published", []))
-    reading = read_results(folders)
-    failed = {**reading.failed, **failed}
-    problems = {**reading.damaged, **reading.conflicting}
-    for cell, reason in failed.items():
-        _say(f"FAILED {cell}: {reason}")
-    for cell, reason in problems.items():
-        _say(f"LEFT OUT {cell}: {reason}")
-    if reading.outdated:
-        _say(f"left out, of an earlier configuration: {', '.join(reading.outdated)}")
-    if not reading.results:
-        _say("no finished cell yet")
-        return None
-    rows = write_tables(out, name, reading.results, Published(published, list(TABLE)))
-    write_page(out, name, rows, reading.results, published, {**failed, **problems})
-    _say((out / "leaderboard.md").read_text(encoding="utf-8"))
-    _say(f"page: {out / 'report.html'}   table: {out / 'leaderboard.csv'}")
-    return {*failed, *problems}

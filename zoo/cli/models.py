@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from zoo.errors import UserError
+from zoo.files import write_text
 from zoo.registry import FAMILIES, Method, find, methods
 
 
@@ -61,15 +62,13 @@ def renew(readme: Path) -> None:
     _, end, after = rest.partition("<!-- /methods -->")
     if not start or not end:
         raise UserError(f"{readme}: no marks <!-- methods --> and <!-- /methods --> to write between")
-    partial = readme.with_suffix(".partial")
-    partial.write_text(f"{before}{start}\n{markdown()}\n{end}{after}", encoding="utf-8")
-    partial.replace(readme)
+    write_text(readme, f"{before}{start}\n{markdown()}\n{end}{after}")
 
 
 def describe(method: Method) -> None:
     """Print everything the file says of one method."""
     paper = method.reference
-    source = Path(__file__).parent / method.family / f"{method.name}.py"
+    source = Path(__file__).parents[1] / method.family / f"{method.name}.py"
     print(f"{method.name} ({method.class_name}, {method.family}): {method.summary}")
     print(f"paper:  {paper['title']}, {paper['venue']} {paper['year']}, {paper['url']}")
     print(f"needs:  {needs(method)}")

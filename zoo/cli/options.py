@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import yaml
 from jsonargparse import _loaders_dumpers as loaders
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -17,7 +18,6 @@ from zoo.registry import find, nearest
 from zoo.run_folder import Run, open_run
 
 MODE = "zoo"
-_USED_FILES: list[Path] = []
 
 
 def take_run(options: list[str]) -> tuple[list[str], Run | None]:
@@ -77,14 +77,23 @@ def _foreign(class_path: str) -> bool:
 _RESOLVERS: dict[str, Callable[[str], str]] = {"model": method_class, "data": data_class}
 
 
-def resolve_names(options: list[str]) -> list[str]:
+def resolve_names(options: list[str]) -> tuple[list[str], list[Path]]:
     """Replace short names of configurations, methods and data sets, and check the configuration files.
+
+    Returns:
+        The options with full names, and the configuration files among them.
 
     Raises:
         UserError: an unknown name, or a file that is not a configuration.
     """
-    _USED_FILES.clear()
-    resolvers: dict[str, Callable[[str], str]] = {"--config": _config, "-c": _config}
+    files: list[Path] = []
+
+    def config(name: str) -> str:
+        files.append(config_path(name))
+        _check(files[-1])
+        return str(files[-1])
+
+    resolvers: dict[str, Callable[[str], str]] = {"--config": config, "-c": config}
     for key, resolve in _RESOLVERS.items():
         resolvers |= dict.fromkeys((f"--{key}", f"--{key}.class_path", f"--{key}.help"), resolve)
     resolved: list[str] = []
@@ -99,14 +108,7 @@ def resolve_names(options: list[str]) -> list[str]:
         else:
             pending = resolvers.get(word)
             resolved.append(word)
-    return resolved
-
-
-def _config(name: str) -> str:
-    path = config_path(name)
-    _check(path)
-    _USED_FILES.append(path)
-    return str(path)
+    return resolved, files
 
 
 def _check(path: Path) -> None:
@@ -173,13 +175,13 @@ def _explain(message: str, options: list[str]) -> str:
         key = next(group for group in unknown.groups() if group).removeprefix("--")
         close = nearest(key, options)
         hint = f"; nearest: {', '.join('--' + one for one in close)}" if close else ""
-        return f"--{key}: unknown option{hint}{_place(key)}"
+        return f"--{key}: unknown option{hint}"
     value = re.search(r'Parser key "([\w.]+)":\s*(?:Expected an? (.+?)\. Got value: (.*))', message)
     if value:
         key, wanted, found = value.groups()
         wanted = re.sub(r"<class '([\w.]+)'>", r"\1", wanted)
         wanted = re.sub(r"typing.Literal\[(.*)\]", r"one of \1", wanted)
-        return f"--{key}: expected {wanted}, found {found}{_place(key, found)}"
+        return f"--{key}: expected {wanted}, found {found}"
     drop = ("Does not validate against any of the Union", "Given value", "Errors:", "Problem with given")
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     return "\n".join([line for line in lines if not line.startswith(drop) and "NoneType" not in line][:4] or lines[:4])
@@ -194,12 +196,35 @@ def _missing(names: str) -> str:
     return "\n".join(ways.get(part, f"--{part} is required") for part in parts)
 
 
-def _place(key: str, value: str = "") -> str:
-    """Where in the given configuration files a key stands, with this value if one is given."""
-    last = re.escape(key.rpartition(".")[2])
-    for path in reversed(_USED_FILES):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            found = re.match(rf"\s*{last}\s*:(.*)", line)
-            if found and value.strip("'\"") in found.group(1):
-                return f" ({path}, line {number})"
-    return ""
+def with_place(message: str, files: list[Path]) -> str:
+    """A message about an option (``--model.init_args.lr: ...``), with the line of the file that set it.
+
+    Args:
+        message: as :class:`Parser` tells it.
+        files: the configuration files, in the order in which they were merged.
+    """
+    first, *rest = message.splitlines() or [""]
+    key = re.match(r"--([\w.+]+): ", first)
+    if key is None:
+        return message
+    for path in reversed(files):
+        number = _line(path, key.group(1).rstrip("+").split("."))
+        if number is not None:
+            return "\n".join([f"{first} ({path}, line {number})", *rest])
+    return message
+
+
+def _line(path: Path, key: list[str]) -> int | None:
+    """Where a key stands in a YAML file; ``init_args`` may be left out of it."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    found = None
+    while key and isinstance(node, yaml.MappingNode):
+        entries = {name.value: (name, value) for name, value in node.value}
+        if key[0] in entries:
+            found, node = entries[key[0]]
+            key = key[1:]
+        elif "init_args" in entries:
+            node = entries["init_args"][1]
+        else:
+            return None
+    return None if key or found is None else int(found.start_mark.line) + 1

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,20 @@ import datamodules
 from datamodules.base import AnomalyDataModule
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.callbacks.last_checkpoint import LastCheckpoint
+from zoo.callbacks.outputs import PlacesOutputs
 from zoo.callbacks.panels import Panels
 from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
 from zoo.checkpoints.reading import read_checkpoint
+from zoo.cli.options import MODE, Parser, resolve_names, take_run, use_short_names, with_place
 from zoo.errors import UserError
+from zoo.files import write_text
 from zoo.module import AnomalyModule
 from zoo.nn.features import weights_follow
-from zoo.options import MODE, Parser, resolve_names, take_run, use_short_names
 from zoo.registry import Method, methods
 from zoo.run_folder import Run, new_folder, provenance
 
 _OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input")
-_NEW_FOLDERS: list[Path] = []
 
 
 def main(argv: list[str], callbacks: Iterable[Callback] = ()) -> int:
@@ -61,18 +63,32 @@ def main(argv: list[str], callbacks: Iterable[Callback] = ()) -> int:
     arguments = [command]
     if run is not None:
         arguments += ["--config", str(run.config)]
-    arguments += resolve_names(options)
+    resolved, files = resolve_names(options)
     use_short_names()
+    call = Call(run, list(callbacks))
     try:
-        ZooCLI(arguments, run, callbacks)
+        ZooCLI(arguments + resolved, call)
     except (UserError, MisconfigurationException) as error:
-        for folder in _NEW_FOLDERS:  # a mistake leaves nothing behind
-            if not (folder / "checkpoints").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(str(error) if isinstance(error, UserError) else " ".join(str(error).split())) from error
-    finally:
-        _NEW_FOLDERS.clear()
+        if call.made is not None and not (call.made / "checkpoints").exists():  # a mistake leaves nothing behind
+            shutil.rmtree(call.made, ignore_errors=True)
+        message = str(error) if isinstance(error, UserError) else " ".join(str(error).split())
+        raise UserError(with_place(message, files)) from error
     return 0
+
+
+@dataclass
+class Call:
+    """What one call of the program is given, and what it made.
+
+    Attributes:
+        run: the run of ``--run``.
+        callbacks: added to the trainer's.
+        made: the new run folder.
+    """
+
+    run: Run | None
+    callbacks: list[Callback]
+    made: Path | None = None
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
@@ -83,12 +99,11 @@ class ZooCLI(LightningCLI):
 
     Args:
         arguments: command and resolved options.
-        run: the run given by ``--run``.
-        callbacks: added to the trainer's.
+        call: see there.
     """
 
-    def __init__(self, arguments: list[str], run: Run | None, callbacks: Iterable[Callback] = ()) -> None:
-        self.run, self.more_callbacks = run, callbacks
+    def __init__(self, arguments: list[str], call: Call) -> None:
+        self.call, self.run = call, call.run
         terminal = sys.stderr.isatty()
         parser = {"parser_mode": MODE, "allow_abbrev": False, "usage": "lightning COMMAND [options]"}
         super().__init__(
@@ -181,10 +196,8 @@ class ZooCLI(LightningCLI):
         method, data = (self._given[key].class_path for key in ("model", "data"))
         name = f"{_snake(method, methods().values())}-{_snake(data, ())}"
         folder = new_folder(Path(self._given.trainer.default_root_dir), name)
-        _NEW_FOLDERS.append(folder)
-        partial = folder / "config.partial"
-        partial.write_text(self.text, encoding="utf-8")
-        partial.replace(folder / "config.yaml")
+        self.call.made = folder
+        write_text(folder / "config.yaml", self.text)
         return folder
 
     def _place_loggers(self, folder: Path) -> None:
@@ -226,7 +239,7 @@ class ZooCLI(LightningCLI):
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        own: list[Callback] = [_OutputFolder(self), *self.more_callbacks]
+        own: list[Callback] = [_PlaceOutputs(self), *self.call.callbacks]
         if self.subcommand == "fit" and not trainer_config.enable_progress_bar:
             own.append(PlainProgress())
         if self.subcommand != "fit":
@@ -311,32 +324,30 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
     return found
 
 
-class _OutputFolder(Callback):
-    """Tells every callback where the run's files go, once all processes are up."""
+class _PlaceOutputs(Callback):
+    """Tells the callbacks where the run's files go, once all processes are up."""
 
     def __init__(self, cli: ZooCLI) -> None:
         self.cli = cli
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set the outputs that the user has not set."""
-        folder = trainer.strategy.broadcast(self.cli.folder)
-        assert folder is not None
-        self.cli.folder = folder
-        results = folder
-        if stage == "test" and (folder / "metrics.json").exists():
-            results = new_folder(folder, "test")
+        """Tell the run's folder and that of this call's results; what the user has set stays."""
+        run = trainer.strategy.broadcast(self.cli.folder)
+        assert run is not None
+        self.cli.folder = run
+        name = None
+        if stage == "predict" and self.cli._given.predictions.folder is None:
+            name = "predictions"
+        elif stage == "test" and (run / "metrics.json").exists():
+            name = "test"
+        made = new_folder(run, name) if name is not None and trainer.is_global_zero else run
+        results = trainer.strategy.broadcast(made)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(folder / "checkpoints")
+            if isinstance(callback, PlacesOutputs):
+                callback.place_outputs(run, results, stage)
+            elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:  # Lightning's own
+                callback.dirpath = str(run / "checkpoints")
                 callback.filename = callback.filename or "best"
-            elif isinstance(callback, LastCheckpoint):
-                callback.folder = callback.folder or str(folder / "checkpoints")
-            elif isinstance(callback, AnomalyMetrics) and stage == "test":
-                callback.output = str(results / "metrics.json")
-            elif isinstance(callback, Panels) and stage == "test":
-                callback.folder = str(results / "panels")
-            elif isinstance(callback, PredictionWriter) and stage == "predict" and callback.folder is None:
-                callback.folder = str(new_folder(folder, "predictions"))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say in ``metrics.json`` what was tested."""

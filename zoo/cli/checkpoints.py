@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import UserError
+from zoo.files import write_text
+
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
 
@@ -73,8 +76,6 @@ def _import(arguments: argparse.Namespace) -> int:
 def _setting(text: str) -> tuple[str, Any]:
     import yaml
 
-    from zoo.errors import UserError
-
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise UserError(f"--set {text}: expected NAME=VALUE, for example --set heads=12")
@@ -111,7 +112,7 @@ def _push(arguments: argparse.Namespace) -> int:
     run = Path(arguments.source) if Path(arguments.source).is_dir() else None
     repository = arguments.repo or "OWNER/NAME"
     card = model_card(model, run, repository=repository, licence=arguments.licence, origin=origin)
-    (output / "README.md").write_text(card, encoding="utf-8")
+    write_text(output / "README.md", card)
     print(f"folder: {output}")
     if arguments.repo:
         _upload(arguments.repo, output)
@@ -122,7 +123,6 @@ def _upload(repository: str, folder: Path) -> None:
     from huggingface_hub import HfApi, constants
 
     from zoo.checkpoints.sources import reachable
-    from zoo.errors import UserError
 
     again = f"the folder {folder} is complete: upload it later (hf upload {repository} {folder})"
     if not reachable(constants.ENDPOINT):
@@ -137,8 +137,6 @@ def _upload(repository: str, folder: Path) -> None:
 
 
 def _new(path: str) -> Path:
-    from zoo.errors import UserError
-
     output = Path(path)
     if output.exists():
         raise UserError(f"--output {output}: exists; nothing is overwritten, give a new name")

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.cell FOLDER``: run one cell, exactly as ``lightning fit --run FOLDER`` would."""
+"""``python -m zoo.cli.cell FOLDER``: run one cell, exactly as ``lightning fit --run FOLDER`` would."""
 
 import ctypes
 import signal
@@ -18,14 +18,19 @@ def main(folder: Path) -> int:
     die_with_parent()
     from benchmarks.gallery import Gallery
     from benchmarks.progress import Progress
+    from zoo.cli.running import main as run
     from zoo.errors import UserError
-    from zoo.running import main as run
 
     try:
         return run(["fit", "--run", str(folder)], [Gallery(folder), Progress(folder)])
     except UserError as error:
         print(f"error: {error}")
         return 2
+
+
+def command(folder: Path) -> list[str]:
+    """Command line that runs the cell in ``folder`` in a process of its own."""
+    return [sys.executable, "-m", "zoo.cli.cell", str(folder)]
 
 
 def die_with_parent() -> None:

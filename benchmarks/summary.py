@@ -1,0 +1,47 @@
+"""Tables and page of benchmark folders, and what is said of the cells that are left out."""
+
+from pathlib import Path
+
+from benchmarks.leaderboard import write_tables
+from benchmarks.published import Published
+from benchmarks.report import write_page
+from benchmarks.results import PLAN_FILE, read_json, read_results
+from zoo.metrics.table import TABLE
+
+
+def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[str] | None:
+    """Tables and page from the finished cells of one or more folders.
+
+    Failed and damaged cells, and those that do not belong with the others, are named and left out.
+
+    Args:
+        folders: of benchmarks; title and published tables come from the first one's ``benchmark.json``.
+        out: where the files go.
+        failed: cells known to have failed, and why.
+
+    Returns:
+        set: names of the cells left out, without those of an earlier configuration; None without a finished cell.
+    """
+    about = read_json(folders[0] / PLAN_FILE)
+    name, published = str(about.get("name", out.name)), list(about.get("published", []))
+    reading = read_results(folders)
+    failed = {**reading.failed, **failed}
+    problems = {**reading.damaged, **reading.conflicting}
+    for cell, reason in failed.items():
+        _say(f"FAILED {cell}: {reason}")
+    for cell, reason in problems.items():
+        _say(f"LEFT OUT {cell}: {reason}")
+    if reading.outdated:
+        _say(f"left out, of an earlier configuration: {', '.join(reading.outdated)}")
+    if not reading.results:
+        _say("no finished cell yet")
+        return None
+    rows = write_tables(out, name, reading.results, Published(published, list(TABLE)))
+    write_page(out, name, rows, reading.results, published, {**failed, **problems})
+    _say((out / "leaderboard.md").read_text(encoding="utf-8"))
+    _say(f"page: {out / 'report.html'}   table: {out / 'leaderboard.csv'}")
+    return {*failed, *problems}
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
