@@ -60,6 +60,7 @@ class FeatureExtractor(nn.Module):
     Attributes:
         channels: channels of each layer's map.
         strides: pixels of the image per pixel of each layer's map.
+        depths: number of blocks of each top-level part of the whole backbone, those cut away included.
 
     Raises:
         UserError: unknown backbone or layer, channels other than 1 and 3, weights that are not to be had or do not fit.
@@ -94,6 +95,7 @@ class FeatureExtractor(nn.Module):
             if path not in known:
                 top = ", ".join(name for name, _ in self.backbone.named_children())
                 raise UserError(f"backbone {backbone} has no layer '{layer}'; its top-level layers: {top}")
+        self.depths = {name: len(list(part.children())) for name, part in self.backbone.named_children()}
         self._found: dict[str, Tensor] = {}
         self._overwritten: frozenset[str] = frozenset()
         for path in self.layers:

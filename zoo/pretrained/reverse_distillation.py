@@ -93,15 +93,15 @@ class ReverseDistillation(AnomalyModule):
     def _blocks(self, layers: tuple[str, ...]) -> dict[str, Any]:
         """Kind and number of the student's blocks."""
         found = dict(self.teacher.backbone.named_children())
-        stages: list[Any] = [found.get(name) for name in (*layers, "layer4")]
+        stages: list[Any] = [found.get(name) for name in layers]
         if not set(layers) <= set(_RESNET_STAGES) or not all(hasattr(stage[0], "conv2") for stage in stages):
             return {"inner_share": 1.0, "bottleneck": False, "depths": (2,) * len(layers), "embedding_depth": 2}
         first = stages[0][0]
         return {
             "inner_share": first.conv2.out_channels / self.teacher.channels[0],
             "bottleneck": hasattr(first, "conv3"),
-            "depths": tuple(len(stage) for stage in stages[:-1]),
-            "embedding_depth": len(stages[-1]),
+            "depths": tuple(len(stage) for stage in stages),
+            "embedding_depth": self.teacher.depths["layer4"],
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
