@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 import zoo
+from zoo.checkpoints import CHECKPOINT_FORMAT
 from zoo.errors import UserError
 from zoo.registry import Method, methods
 
-CHECKPOINT_FORMAT = 1
 Batch = dict[str, Any]
 
 

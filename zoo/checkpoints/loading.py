@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zoo.checkpoints import CHECKPOINT_FORMAT
 from zoo.checkpoints.bounds import bounded, check_image_size
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import fetch, file_digest
@@ -74,7 +75,6 @@ def _read(source: str | Path, path: Path) -> dict[str, Any]:
 def _header(source: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The package's own entry; its format version is looked at before anything else of the file."""
     from zoo import __version__
-    from zoo.module import CHECKPOINT_FORMAT
 
     header = checkpoint["uad_zoo"]
     number = header.get("format") if isinstance(header, dict) else None

@@ -1,18 +1,21 @@
 """Equal saturation instead of equal steps (nnOOD): how well a network finds the anomalies of its own task."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.metrics.functional import average_precision
-from zoo.module import AnomalyModule, Batch
+
+if TYPE_CHECKING:
+    from zoo.module import AnomalyModule, Batch
 
 
 def log_task_ap(
-    module: AnomalyModule,
-    batch: Batch,
+    module: "AnomalyModule",
+    batch: "Batch",
     batch_idx: int,
     make: Callable[[Tensor, np.random.Generator], tuple[Tensor, ...]],
     locate: Callable[[Tensor], Tensor],
