@@ -40,7 +40,8 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from datamodules import phantoms
-from datamodules.phantoms import brain_layouts
+from datamodules.phantoms import hcp
+from datamodules.phantoms.brain_scans import acquire
 from datamodules.phantoms.storage import Settings
 
 SIDE = 64
@@ -142,8 +143,7 @@ def _slices(values: Pixels, marks: NDArray[Any]) -> tuple[Pixels, NDArray[np.boo
 def healthy_slices(preset: str, seed: int, sequence: str) -> Pixels:
     """Slices of the volunteers of the HCP phantom, who are given a FLAIR here that the real set lacks."""
     settings = Settings("hcp", preset, seed, 1.0, False, "official")
-    grid = brain_layouts.SPECS["hcp"].grid.coarser(brain_layouts.PRESETS[preset][3])
-    scans = [brain_layouts.acquire(settings, job, grid, (sequence,)) for job in brain_layouts.jobs(settings)]
+    scans = [acquire(hcp.SPEC, settings, job, (sequence,)) for job in hcp.jobs(settings)]
     return np.concatenate([_slices(one.volumes[sequence], one.labels)[0] for one in scans])
 
 

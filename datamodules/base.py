@@ -68,7 +68,10 @@ class AnomalyDataModule(LightningDataModule):
     once with a synthetic anomaly. Without ``root`` a phantom of the same layout is generated once and read.
 
     Attributes:
-        value_range: the range of ``image``.
+        card: what the data set is, see :class:`datamodules.registry.DataSet`.
+        value_range: the range of ``image``, by the card or by options.
+        foreground_rule: how the foreground follows from an image alone, by the card or by options: ``above_minimum``
+            or ``all``.
         slices_as_stored: all slices of a volume are served, oriented as in the file, so that maps stack back into it.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
         predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
@@ -78,10 +81,20 @@ class AnomalyDataModule(LightningDataModule):
         store: the cache entry, after :meth:`setup`.
     """
 
+    card: ClassVar[dict[str, Any]] = {}
     value_range: tuple[float, float] = (0.0, 1.0)
+    foreground_rule: str = "all"
     stored_range: tuple[float, float] | None = (0.0, 1.0)
     slices_as_stored: ClassVar[bool] = False
     phantom_name: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take name, range and rule of the foreground from the class's card, if it has one."""
+        super().__init_subclass__(**options)
+        if "card" in vars(cls):
+            cls.phantom_name = cls.__module__.rpartition(".")[2]
+            cls.value_range = cls.card.get("value_range", cls.value_range)
+            cls.foreground_rule = cls.card.get("foreground", cls.foreground_rule)
 
     def __init__(
         self,
@@ -185,6 +198,19 @@ class AnomalyDataModule(LightningDataModule):
         from datamodules import phantoms
 
         phantoms.write(self.phantom_name, root, preset=self.phantom_preset, seed=self.seed)
+
+    @classmethod
+    def open_for_check(cls, root: Path, **options: Any) -> "AnomalyDataModule":
+        """The data set as ``zoo data check`` reads it, with its default options."""
+        return cls(root=str(root), **options)
+
+    def official_counts(self) -> dict[str, int]:
+        """Counts of the parts that the card's official numbers name, after :meth:`setup`."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """What ``zoo data check`` should tell of this data set's own lists and tables, after :meth:`setup`."""
+        return []
 
     # ---- what everybody reads -------------------------------------------------------------------------------------
 

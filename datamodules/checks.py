@@ -15,6 +15,20 @@ OWN_LIMIT = 0.95
 _SEEN_IN_TRAINING = ("train", "val")
 
 
+class Report(NamedTuple):
+    """What ``zoo data check`` found.
+
+    Attributes:
+        counts: number of images by part.
+        errors: what must be mended.
+        warnings: what makes figures incomparable or doubtful.
+    """
+
+    counts: dict[str, int]
+    errors: list[str]
+    warnings: list[str]
+
+
 def find_leaks(store: Store, records: Sequence[Record]) -> list[str]:
     """Images or subjects that are in more than one split.
 

@@ -95,7 +95,23 @@ class CovidX(AnomalyDataModule):
     ill, make up the pool (:func:`~datamodules.records.unlabeled_pool`). Grey, [0, 1].
     """
 
-    phantom_name = "covidx"
+    card = {
+        "title": "chest X-rays, COVID-19",
+        "access": "kaggle andyczhao/covidx-cxr2",
+        "licence": "that of the eight collections it is made of; lists AGPL-3.0",
+        "layout": "train test *.txt",
+        "official": {},
+        "phantom": "covidx",
+        "phantom_options": {"layout": ("8A",), "source_shift": (True,)},
+        "config": "data/covidx",
+        "images": "pictures",
+        "channels": (1,),
+        "value_range": (0.0, 1.0),
+        "foreground": "all",
+        "subject": "patient of the list, by collection",
+        "protocol": "MemMC-MAE: lists of version 8B, 13,794 negatives to train, 200 + 200 to test",
+        "leaks": "8B tests positives of one collection against negatives of another: a score of scanners too",
+    }
 
     def __init__(
         self,
@@ -134,7 +150,7 @@ class CovidX(AnomalyDataModule):
         from datamodules import phantoms
 
         layout = "official" if self.variant == "all_negatives" else "8A"
-        phantoms.write("covidx", root, preset=self.phantom_preset, seed=self.seed, layout=layout)
+        phantoms.write(self.phantom_name, root, preset=self.phantom_preset, seed=self.seed, layout=layout)
 
     def label_of(self, label: str) -> int | None:
         """0 normal, 1 anomalous, None for images that this variant leaves out."""
@@ -225,6 +241,20 @@ class CovidX(AnomalyDataModule):
     def parameters(self) -> dict[str, Any]:
         """The size."""
         return plain({"size": self.spatial_size})
+
+    def notes(self) -> list[str]:
+        """What the lists do not say: files that they do not name, lines that repeat, an unknown version."""
+        base = locate(self.folder(), "train.txt", "COVIDx")
+        parts = [part for part in ("train", "val", "test") if (base / f"{part}.txt").is_file()]
+        rows = {part: parse_list(base / f"{part}.txt")[0] for part in parts}
+        listed = {part: {row.file for row in rows[part]} for part in parts}
+        unlisted = sum(1 for part in parts for file in (base / part).glob("*.*") if file.name not in listed[part])
+        repeated = sum(len(rows[part]) - len(listed[part]) for part in parts)
+        notes = [f"{unlisted} files are in no list"] if unlisted else []
+        notes += [f"{repeated} lines name a file a second time"] if repeated else []
+        if version(rows["train"], rows["test"]).startswith("unknown") and not self.phantom:
+            notes.append(f"no official version has {len(rows['train'])} + {len(rows['test'])} lines")
+        return notes
 
 
 def _repeated(path: Path, rows: list[Row]) -> list[BadFile]:

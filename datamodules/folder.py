@@ -37,7 +37,22 @@ class Folder(AnomalyDataModule):
     Values are in [0, 1]: see :func:`~datamodules.preprocessing.read_picture`.
     """
 
-    phantom_name = "folder"
+    card = {
+        "title": "your own images",
+        "access": "-",
+        "licence": "yours",
+        "layout": "train/normal test/normal test/anomalous [masks]",
+        "official": {},
+        "phantom": "folder",
+        "config": "data/folder",
+        "images": "pictures",
+        "channels": (1, 3),
+        "value_range": (0.0, 1.0),
+        "foreground": "all",
+        "subject": "unknown",
+        "protocol": "",
+        "leaks": "`zoo data check folder` lists copies and near-copies between the splits",
+    }
     slices_as_stored = True
 
     def __init__(
@@ -72,12 +87,6 @@ class Folder(AnomalyDataModule):
             raise UserError(f"data.in_channels must be 1 or 3, found {in_channels}")
         self.in_channels, self.intensity_range = in_channels, intensity_range
         self._channels = in_channels
-
-    def write_phantom(self, root: Path) -> None:
-        """Discs on textured ground."""
-        from datamodules.shapes import write_folder
-
-        write_folder(root, self.seed)
 
     def index(self, root: Path) -> list[Record]:
         """Records by folder."""

@@ -44,7 +44,23 @@ class HyperKvasir(AnomalyDataModule):
     check`` lists them).
     """
 
-    phantom_name = "hyper_kvasir"
+    card = {
+        "title": "colonoscopy, polyps outlined",
+        "access": "datasets.simula.no/hyper-kvasir",
+        "licence": "CC BY 4.0",
+        "layout": "labeled-images segmented-images",
+        "official": {"healthy": 2157, "anomalous": 1000},
+        "phantom": "hyper_kvasir",
+        "phantom_options": {"layout": ("igd",)},
+        "config": "data/hyper_kvasir",
+        "images": "pictures",
+        "channels": (3,),
+        "value_range": (0.0, 1.0),
+        "foreground": "all",
+        "subject": "unknown: the release names no patients",
+        "protocol": "papers: Colon_AD_public, 1,600 + 500 + 1,000 frames, a list that was never published",
+        "leaks": "normal and polyp frames show other parts of the bowel; frames of one examination are near-copies",
+    }
 
     def __init__(
         self,
@@ -125,6 +141,15 @@ class HyperKvasir(AnomalyDataModule):
     def parameters(self) -> dict[str, Any]:
         """Size, crop and normalisation."""
         return plain({"size": self.spatial_size, "crop": self.crop, "normalise": self.normalise})
+
+    def official_counts(self) -> dict[str, int]:
+        """Healthy frames and segmented polyps."""
+        ill = sum(record.label for record in self.manifest)
+        return {"healthy": len(self.manifest) - ill, "anomalous": ill}
+
+    def notes(self) -> list[str]:
+        """Boxes and segmented images that do not belong together."""
+        return box_notes(self.folder()) if any(record.mask for record in self.manifest) else []
 
 
 def box_notes(root: Path) -> list[str]:

@@ -26,7 +26,22 @@ class MedMNIST(AnomalyDataModule):
     ``<subset>.npz`` or ``<subset>_<side>.npz``. Anomalies are not outlined, so batches have no mask.
     """
 
-    phantom_name = "medmnist"
+    card = {
+        "title": "MedMNIST v2, 2-D subsets",
+        "access": "medmnist.com",
+        "licence": "CC BY 4.0, some subsets CC BY-NC 4.0",
+        "layout": "<subset>.npz",
+        "official": {},
+        "phantom": "medmnist",
+        "phantom_options": {"layout": ("*",)},
+        "config": "data/medmnist",
+        "images": "pictures",
+        "channels": (1, 3),
+        "value_range": (0.0, 1.0),
+        "foreground": "all",
+        "subject": "unknown",
+        "protocol": "official splits; which classes are normal has to be said",
+    }
 
     def __init__(
         self,
@@ -60,15 +75,27 @@ class MedMNIST(AnomalyDataModule):
         return self.subset
 
     def write_phantom(self, root: Path) -> None:
-        """Discs on textured ground, 28 x 28, two classes."""
-        from datamodules.shapes import write_medmnist
+        """Lungs with and without a spot, 28 x 28, two classes."""
+        from datamodules import phantoms
 
-        write_medmnist(root, self.subset, self.seed)
+        phantoms.write(self.phantom_name, root, preset=self.phantom_preset, seed=self.seed, layout=self.subset)
+
+    @classmethod
+    def open_for_check(cls, root: Path, **options: Any) -> "MedMNIST":
+        """The first subset in the folder.
+
+        Raises:
+            UserError: there is none.
+        """
+        files = sorted(root.glob("*.npz"))
+        if not files:
+            raise UserError(f"{root}: no .npz file of MedMNIST there")
+        return cls(root=str(root), subset=files[0].stem, **options)
 
     @property
     def phantom_key(self) -> str:
-        """The subset: all subsets get the same pictures."""
-        return self.subset
+        """The subset and the preset: all subsets get the same pictures."""
+        return self.subset if self.phantom_preset == "smoke" else f"{self.subset}-{self.phantom_preset}"
 
     def file(self) -> Path:
         """The ``.npz`` that is read.

@@ -42,8 +42,23 @@ class VinDrCXR(AnomalyDataModule):
     paper's (:func:`~datamodules.preprocessing.multi_task_film`): aspect ratio not kept, rescaling not applied.
     """
 
-    phantom_name = "vindr_cxr"
-    value_range = (-1.0, 1.0)
+    card = {
+        "title": "chest films, boxes by radiologists",
+        "access": "physionet.org/content/vindr-cxr",
+        "licence": "PhysioNet credentialed health data licence",
+        "layout": "train test annotations",
+        "official": {"train films": 15000, "test films": 3000},
+        "phantom": "vindr_cxr",
+        "phantom_options": {"jpeg2000": (True,)},
+        "config": "data/vindr_cxr",
+        "images": "pictures",
+        "channels": (1,),
+        "value_range": (-1.0, 1.0),
+        "foreground": "all",
+        "subject": "the film",
+        "protocol": "multi-task paper: split ddad, repaired; boxes at 256 x 256 pixels",
+        "leaks": "training boxes are a union of three readers; patients are not known",
+    }
     stored_range = (-1.0, 1.0)
 
     def __init__(
@@ -155,6 +170,17 @@ class VinDrCXR(AnomalyDataModule):
     def parameters(self) -> dict[str, Any]:
         """The size."""
         return plain({"size": self.spatial_size})
+
+    def official_counts(self) -> dict[str, int]:
+        """Films of both folders, listed or not."""
+        folders = {Path(record.image).parent.parent for record in self.manifest}
+        base = min(folders) if folders else self.folder()
+        return {f"{part} films": len(list((base / part).glob("*.dic*m"))) for part in ("train", "test")}
+
+    def notes(self) -> list[str]:
+        """Films without three readers, boxes beyond their film."""
+        labels = next(self.folder().rglob("image_labels_train.csv"), None)
+        return [] if labels is None else reader_notes(labels) + overhang_notes(self.manifest)
 
 
 def _films(folder: Path) -> dict[str, Path]:

@@ -3,6 +3,10 @@
 `write` makes the files; the ordinary loaders read them. `PHANTOM_DATA.json` marks the root, and `_phantom_truth/` holds
 what real data lacks: exact healthy twins (same subject, same scan, no lesion) and exact masks, listed in `truth.csv`.
 Numbers obtained on phantoms say nothing about patients.
+
+A data set's card names its writer, a module of this folder with `jobs(settings)`, the files or subjects to make;
+`render(root, settings, job)`, which writes one of them, in any process and order; `finish(root, settings, results)`,
+which writes the tables; and, if it has something to add to the marker or to refuse, `prepare(settings)`.
 """
 
 from __future__ import annotations
@@ -18,61 +22,46 @@ from types import ModuleType
 from typing import Any
 
 from datamodules.phantoms.storage import TRUTH, Result, Settings, Truth, write_csv
+from datamodules.registry import PHANTOM_PRESETS, data_sets
 
 #: Raised whenever the same arguments would give other pixels.
 VERSION = 3
 MARKER = "PHANTOM_DATA.json"
-PRESETS = ("smoke", "small", "demo", "full-shape")
-_BRAINS = ("hcp", "camcan", "ixi", "brats17", "brats20", "brats21", "brats23", "isles15", "mood_brain")
-_LAYOUTS = {
-    "hyper_kvasir": "hyper_kvasir",
-    "covidx": "covidx",
-    "vindr_cxr": "vindr_cxr",
-    **dict.fromkeys(_BRAINS, "brain_layouts"),
-    "mood_abdomen": "auxiliary",
-    "natural_images": "auxiliary",
-}
-_OTHER_LAYOUTS = (("hyper_kvasir", "igd"), ("covidx", "8A"))
-NAMES: tuple[str, ...] = tuple(_LAYOUTS)
 
 
-def _layout(name: str) -> ModuleType:
-    return importlib.import_module(f"datamodules.phantoms.{_LAYOUTS[name]}")
+def _writer(name: str) -> ModuleType:
+    return importlib.import_module(f"datamodules.phantoms.{data_sets()[name].phantom}")
 
 
 def _check(settings: Settings) -> None:
-    if settings.name not in NAMES:
-        raise ValueError(f"unknown phantom {settings.name!r}; choose from {', '.join(NAMES)}")
-    if settings.preset not in PRESETS:
-        raise ValueError(f"unknown preset {settings.preset!r}; choose from {', '.join(PRESETS)}")
+    known = data_sets()
+    if settings.name not in known:
+        raise ValueError(f"unknown phantom {settings.name!r}; choose from {', '.join(known)}")
+    if settings.preset not in PHANTOM_PRESETS:
+        raise ValueError(f"unknown preset {settings.preset!r}; choose from {', '.join(PHANTOM_PRESETS)}")
     if not settings.difficulty > 0:
         raise ValueError(f"difficulty must be positive, found {settings.difficulty}; 1 is the calibrated default")
-    if settings.source_shift and settings.name != "covidx":
-        raise ValueError(f"source_shift exists for covidx only, not for {settings.name}")
-    if settings.jpeg2000:
-        _check_jpeg2000(settings.name)
-    if settings.layout != "official" and (settings.name, settings.layout) not in _OTHER_LAYOUTS:
-        known = ", ".join(f"{layout!r} of {name}" for name, layout in _OTHER_LAYOUTS)
-        raise ValueError(f"unknown layout {settings.layout!r} of {settings.name}; besides 'official' there are {known}")
-
-
-def _check_jpeg2000(name: str) -> None:
-    from pydicom.pixels import get_encoder
-    from pydicom.uid import JPEG2000Lossless
-
-    if name != "vindr_cxr":
-        raise ValueError(f"jpeg2000 exists for vindr_cxr only, not for {name}")
-    if not get_encoder(JPEG2000Lossless).is_available:
-        raise ValueError("jpeg2000 needs an encoder: pip install pylibjpeg pylibjpeg-openjpeg")
+    own = known[settings.name].phantom_options
+    for option in ("source_shift", "jpeg2000"):
+        if getattr(settings, option) and option not in own:
+            having = [name for name, entry in known.items() if option in entry.phantom_options]
+            raise ValueError(f"{option} exists for {', '.join(having)} only, not for {settings.name}")
+    layouts = own.get("layout", ())
+    if settings.layout not in ("official", *layouts) and "*" not in layouts:
+        others = [
+            f"{layout!r} of {name}"
+            for name, entry in known.items()
+            for layout in entry.phantom_options.get("layout", ())
+        ]
+        raise ValueError(
+            f"unknown layout {settings.layout!r} of {settings.name}; besides 'official' there are {', '.join(others)}"
+        )
 
 
 def _marker(settings: Settings) -> dict[str, Any]:
-    marker: dict[str, Any] = {"synthetic": True, "generator_version": VERSION, **settings._asdict()}
-    if settings.name in _BRAINS:
-        from datamodules.phantoms.brain import anatomy_source
-
-        marker["anatomy"] = anatomy_source()
-    return marker
+    prepare = getattr(_writer(settings.name), "prepare", None)
+    further = {} if prepare is None else prepare(settings)
+    return {"synthetic": True, "generator_version": VERSION, **settings._asdict(), **further}
 
 
 def _is_written(root: Path, marker: dict[str, Any]) -> bool:
@@ -92,7 +81,7 @@ def _run(task: tuple[str, Path, Settings, Any]) -> Result:
 
 
 def _render_all(root: Path, settings: Settings, workers: int) -> list[Truth]:
-    layout = _layout(settings.name)
+    layout = _writer(settings.name)
     tasks = [(layout.__name__, root, settings, job) for job in layout.jobs(settings)]
     if workers > 1:
         # spawned, because forking a process that runs threads of torch may hang
@@ -121,18 +110,18 @@ def write(
     A root that already holds the same phantom is left as it is.
 
     Args:
-        name: one of `NAMES`.
+        name: a data set's name.
         root: new or empty folder.
         preset: `smoke` (seconds), `small` (under a minute), `demo` (tens of minutes) or `full-shape` (few files of
             official size).
         seed: same seed, same data, whatever the number of workers.
         difficulty: divides the contrast of lesions; 1 is calibrated, 2 is twice as faint.
         workers: processes.
-        source_shift: covidx only: all positives from one hospital's devices, all test negatives from another's, as in
-            COVIDx 8B.
-        layout: `official`; for hyper_kvasir also `igd`, the repacked Colon_AD_public folder; for covidx also `8A`, the
-            lists with normal, pneumonia and COVID-19.
-        jpeg2000: vindr_cxr only: all films compressed without loss, as part of the original ones are.
+        source_shift: all positives from one hospital's devices, all test negatives from another's.
+        layout: `official`, or one of those that the data set's card lists.
+        jpeg2000: all films compressed without loss, as part of the original ones are.
+
+    The last three exist where the card lists them under `phantom_options`.
 
     Raises:
         ValueError: unknown name, preset or option, or no encoder for JPEG 2000.

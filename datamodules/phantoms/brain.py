@@ -37,7 +37,7 @@ CONTRAST = {
 
 
 class Domain(NamedTuple):
-    """Population and scanner of a data set: what makes HCP look unlike BraTS."""
+    """Population and scanner of a data set: what makes young volunteers look unlike patients."""
 
     blur: tuple[float, float, float]
     noise: float
@@ -50,10 +50,10 @@ class Domain(NamedTuple):
     gain: float
 
 
-HCP = Domain((0.35, 0.35, 0.35), 0.018, 0.04, (-0.5, 0.8), (-0.3, 0.2), 0.0, 0.04, 0.15, 0.15)
+YOUNG = Domain((0.35, 0.35, 0.35), 0.018, 0.04, (-0.5, 0.8), (-0.3, 0.2), 0.0, 0.04, 0.15, 0.15)
 AGEING = Domain((0.5, 0.5, 0.5), 0.025, 0.08, (-0.5, 2.5), (-0.2, 0.9), 0.4, 0.05, 0.25, 0.5)
-BRATS = Domain((0.5, 0.5, 1.3), 0.035, 0.13, (0.0, 3.0), (0.0, 1.0), 1.0, 0.06, 0.4, 0.5)
-ISLES = Domain((0.5, 0.5, 1.8), 0.040, 0.14, (0.3, 3.5), (0.1, 1.2), 1.3, 0.06, 0.4, 0.5)
+TUMOURS = Domain((0.5, 0.5, 1.3), 0.035, 0.13, (0.0, 3.0), (0.0, 1.0), 1.0, 0.06, 0.4, 0.5)
+STROKES = Domain((0.5, 0.5, 1.8), 0.040, 0.14, (0.3, 3.5), (0.1, 1.2), 1.3, 0.06, 0.4, 0.5)
 
 
 def anatomy_source() -> str:

@@ -11,6 +11,7 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.pixels import get_encoder
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from datamodules.phantoms.chest_findings import CALIBRATED, Finding, add_findings
@@ -73,6 +74,17 @@ FREQUENCY = {
     "Pneumothorax": 3,
 }
 READERS = ("R8", "R9", "R10", "R8", "R9", "R10", "R1", "R2", "R3", "R4", "R5", "R6", "R7", "R11", "R12", "R16", "R17")
+
+
+def prepare(settings: Settings) -> dict[str, Any]:
+    """Nothing for the marker.
+
+    Raises:
+        ValueError: JPEG 2000 is asked for and there is no encoder.
+    """
+    if settings.jpeg2000 and not get_encoder(JPEG2000Lossless).is_available:
+        raise ValueError("jpeg2000 needs an encoder: pip install pylibjpeg pylibjpeg-openjpeg")
+    return {}
 
 
 class Job(NamedTuple):

@@ -12,14 +12,13 @@ from PIL import Image
 
 from datamodules import Folder, MedMNIST
 from datamodules.cache import list_problems
-from datamodules.shapes import write_folder
 from zoo.errors import UserError
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path: Path, write_folder: Any) -> Path:
     root = tmp_path / "own"
-    write_folder(root, 0, side=32, counts=(12, 3, 3))
+    write_folder(root, 32, (12, 3, 3))
     return root
 
 

@@ -20,7 +20,7 @@ import datamodules.folder
 from datamodules import CovidX, Folder, MedMNIST
 from datamodules.checks import near_copies, near_copy_notes, thumbnails
 from datamodules.loading import EpochOrder
-from datamodules.shapes import picture, write_folder
+from datamodules.phantoms.shapes import picture
 from datamodules.validation import add_blob
 from zoo.errors import UserError
 
@@ -31,9 +31,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path: Path, write_folder: Any) -> Path:
     root = tmp_path / "own"
-    write_folder(root, 0, side=32, counts=(20, 4, 4))
+    write_folder(root, 32, (20, 4, 4))
     return root
 
 
@@ -324,9 +324,9 @@ def test_near_copies_take_one_line() -> None:
     assert near_copy_notes([], 30) == []
 
 
-def test_thresholded_images_are_refused(tmp_path: Path) -> None:
+def test_thresholded_images_are_refused(tmp_path: Path, write_folder: Any) -> None:
     root = tmp_path / "bw"
-    write_folder(root, 0, side=16, counts=(6, 2, 2))
+    write_folder(root, 16, (6, 2, 2))
     for path in root.rglob("*.png"):
         Image.fromarray((np.asarray(Image.open(path)) > 128).astype(np.uint8) * 255).save(path)
     shutil.rmtree(root / "masks")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import BrainMRI, phantoms
-from datamodules.catalogue import CATALOGUE, PHANTOM_PRESETS
+from datamodules import BrainMRI
 from datamodules.commands import main
+from datamodules.registry import data_sets
 from zoo.errors import UserError
 
 
@@ -23,15 +23,14 @@ def test_list_names_without_torch() -> None:
         "assert main(['list', '--names']) == 0; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert out == list(CATALOGUE)
-    assert set(out) == {*phantoms.NAMES, "folder", "medmnist"}
-    assert tuple(phantoms.PRESETS) == PHANTOM_PRESETS
+    assert out == list(data_sets())
+    assert {"folder", "medmnist", "hcp", "brats20", "mood_abdomen"} <= set(out)
 
 
 def test_list_names_existing_configurations(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "--config data/vindr_cxr" in capsys.readouterr().out
-    for entry in CATALOGUE.values():
+    for entry in data_sets().values():
         if entry.config:
             assert (Path(__file__).parents[2] / "configs" / f"{entry.config}.yaml").is_file()
 
@@ -96,3 +95,26 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["phantom", "covidx"])
     assert caught.value.code == 2
+
+
+def test_the_documentation_shows_every_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    assert main(["list", "--markdown"]) == 0
+    table = capsys.readouterr().out.strip()
+    assert table in page.read_text(), "renew it: zoo data list --docs docs/data.md"
+    copy = tmp_path / "data.md"
+    copy.write_text("a\n<!-- data sets -->\nold\n<!-- /data sets -->\nb\n")
+    assert main(["list", "--docs", str(copy)]) == 0
+    assert copy.read_text() == f"a\n<!-- data sets -->\n{table}\n<!-- /data sets -->\nb\n"
+    copy.write_text("no marks")
+    with pytest.raises(UserError, match="no marks"):
+        main(["list", "--docs", str(copy)])
+
+
+def test_one_data_set_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "hcp"]) == 0
+    out = capsys.readouterr().out
+    assert "1,113 volumes" in out
+    assert "twins and siblings" in out
+    with pytest.raises(UserError, match=r"brain_mri is composed of sources; name one of brats17, .*ixi"):
+        main(["list", "brain_mri"])

@@ -1,6 +1,7 @@
 """The four families: layouts, lists, splits, geometry, and what is wrong with files in the wild."""
 
 import csv
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -12,14 +13,18 @@ import pytest
 from PIL import Image
 
 from datamodules import BrainMRI, CovidX, HyperKvasir, VinDrCXR
-from datamodules.brain_mri import prepare_slices, prepare_volume, read_volume
+from datamodules.brain import sources
+from datamodules.brain.preparing import prepare_slices, prepare_volume, read_volume
 from datamodules.covidx import parse_list, version
-from datamodules.phantoms import brain_layouts, storage
+from datamodules.phantoms import storage
 from datamodules.reading import BadFile
 from datamodules.records import Record, hash_order, held_out, manifest_hash
 from datamodules.vindr_cxr import ddad_lists, healthy_films, read_boxes, reader_notes
 from zoo.errors import UserError
 
+SPECS = {
+    name: importlib.import_module(f"datamodules.phantoms.{entry.phantom}").SPEC for name, entry in sources().items()
+}
 RNG = np.random.default_rng(0)
 
 
@@ -340,9 +345,9 @@ def test_a_left_lesion_stays_left_and_keeps_its_place(tmp_path: Path, signs: Any
     assert volume.mask.sum() * 8 == pytest.approx(4 / 3 * np.pi * 13**3, rel=0.25)
 
 
-@pytest.mark.parametrize("name", sorted(brain_layouts.SPECS))
+@pytest.mark.parametrize("name", sorted(SPECS))
 def test_a_left_lesion_stays_left_in_the_grid_of_every_set(tmp_path: Path, name: str) -> None:
-    spec = brain_layouts.SPECS[name]
+    spec = SPECS[name]
     grid = spec.grid.coarser(4)  # the spacing is in the header alone
     plain = grid.canonical()
     axes = [plain.affine[i, 3] + plain.affine[i, i] * np.arange(n) - spec.centre[i] for i, n in enumerate(plain.shape)]

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from datamodules import BrainMRI, CovidX, HyperKvasir, VinDrCXR, phantoms
-from datamodules.brain_mri import find_healthy, find_patients, prepare_slices, prepare_volume, read_volume
+from datamodules.brain import find_volumes
+from datamodules.brain.preparing import prepare_slices, prepare_volume, read_volume
 from datamodules.commands import main
 from datamodules.hyper_kvasir import box_notes, prepare_frame
 from datamodules.reading import BadFile, read_dicom, read_nifti
@@ -96,7 +97,7 @@ def _unstripped(tmp_path: Path) -> Case:
 def _skull_file(tmp_path: Path) -> Case:
     path = _save(_head(), tmp_path / "100206" / "T1w" / "T1w_acpc_dc_restore.nii.gz")
     message = f"{path}: this file has a skull; fetch T1w_acpc_dc_restore_brain.nii.gz instead"
-    return lambda: _raise(find_healthy, tmp_path, "hcp", "t1"), message
+    return lambda: _raise(find_volumes, tmp_path, "hcp", "t1"), message
 
 
 def _raise(find: Any, *arguments: Any) -> None:
@@ -112,7 +113,7 @@ def _absent_sequence(tmp_path: Path) -> Case:
             _save(_head(), tmp_path / subject / "T1w" / f"{name}_acpc_dc_restore_brain.nii.gz")
     name = "T2w_acpc_dc_restore_brain.nii.gz"
     message = f"{tmp_path}/100307/T1w/{name}: subject 100307 has no {name}; fetch it or remove the subject"
-    return lambda: _raise(find_healthy, tmp_path, "hcp", "t2"), message
+    return lambda: _raise(find_volumes, tmp_path, "hcp", "t2"), message
 
 
 def _two_shapes(tmp_path: Path) -> Case:
@@ -173,12 +174,12 @@ def _brats(tmp_path: Path, *names: str) -> Path:
 def _validation_case(tmp_path: Path) -> Case:
     case = _brats(tmp_path, "t1", "t1ce", "t2", "flair")
     message = f"{case}: no ground truth; validation and testing data have none, give the training data"
-    return lambda: _raise(find_patients, tmp_path, "brats20", "t2"), message
+    return lambda: _raise(find_volumes, tmp_path, "brats20", "t2"), message
 
 
 def _absent_modality(tmp_path: Path) -> Case:
     case = _brats(tmp_path, "t1", "t1ce", "flair", "seg")
-    return lambda: _raise(find_patients, tmp_path, "brats20", "t2"), f"{case}: no t2 volume; fetch the case again"
+    return lambda: _raise(find_volumes, tmp_path, "brats20", "t2"), f"{case}: no t2 volume; fetch the case again"
 
 
 def _isles_without_truth(tmp_path: Path) -> Case:
@@ -186,7 +187,7 @@ def _isles_without_truth(tmp_path: Path) -> Case:
     for word in ("MR_T1.1", "MR_T2.2", "MR_Flair.3", "MR_DWI.4"):
         _save(_head(), case / f"VSD.Brain.XX.O.{word}" / f"VSD.Brain.XX.O.{word}.nii")
     message = f"{case}: no ground truth; validation and testing data have none, give the training data"
-    return lambda: _raise(find_patients, tmp_path, "isles15", "t2"), message
+    return lambda: _raise(find_volumes, tmp_path, "isles15", "t2"), message
 
 
 def _two_runs(tmp_path: Path) -> Case:
@@ -195,7 +196,7 @@ def _two_runs(tmp_path: Path) -> Case:
         path = _save(_head(), folder / f"sub-CC110033_ses-1_run-{run}_T1w.nii.gz")
     first = "sub-CC110033_ses-1_run-01_T1w.nii.gz"
     message = f"{path}: a second t1 volume of sub-CC110033, the first is {first}; keep one run of one session a subject"
-    return lambda: _raise(find_healthy, tmp_path, "camcan", "t1"), message
+    return lambda: _raise(find_volumes, tmp_path, "camcan", "t1"), message
 
 
 def _same_volunteer_twice(tmp_path: Path) -> Case:
@@ -205,7 +206,7 @@ def _same_volunteer_twice(tmp_path: Path) -> Case:
         f"{path}: a second t1 volume of IXI002, the first is IXI002-Guys-0828-T1.nii.gz; "
         "keep one run of one session a subject"
     )
-    return lambda: _raise(find_healthy, tmp_path, "ixi", "t1"), message
+    return lambda: _raise(find_volumes, tmp_path, "ixi", "t1"), message
 
 
 def _time_series(tmp_path: Path) -> Case:
@@ -439,14 +440,14 @@ def test_the_year_2023_and_both_file_endings_are_read(tmp_path: Path) -> None:
         for name in ("t1", "t2", "seg"):
             _save(_head(), case / f"{case.name}_{name}{ending}")
     problems: list[BadFile] = []
-    assert len(list(find_patients(tmp_path / "b", "brats17", "t2", problems))) == 2
+    assert len(list(find_volumes(tmp_path / "b", "brats17", "t2", problems))) == 2
     assert not problems
 
 
 def test_a_volume_of_another_name_in_its_folder_is_found(tmp_path: Path) -> None:
     for word in ("MR_T1.1", "MR_T2.2", "OT.5"):
         _save(_head(), tmp_path / "01" / f"VSD.Brain.XX.O.{word}" / "renamed.nii")
-    (record,) = find_patients(tmp_path, "isles15", "t2", [])
+    (record,) = find_volumes(tmp_path, "isles15", "t2", [])
     assert record.image.endswith("MR_T2.2/renamed.nii")
 
 
@@ -461,7 +462,7 @@ def test_endings_in_upper_case_are_read(ending: str, tmp_path: Path) -> None:
     for name, stem in names.items():
         plain = _save(_head(), tmp_path / name / f"{stem}{ending.lower()}")
         path = plain.rename(plain.with_name(plain.name.removesuffix(ending.lower()) + ending))
-        (record,) = find_healthy(tmp_path / name, name, "t1", [])  # type: ignore[arg-type]
+        (record,) = find_volumes(tmp_path / name, name, "t1", [])  # type: ignore[arg-type]
         assert record.image == str(path)
         assert read_volume(record)[0].shape == _head().shape
 
@@ -493,7 +494,7 @@ def test_sequences_of_a_volunteer_in_different_frames_show_the_same_anatomy(tmp_
 def test_bids_entities_are_no_subjects(tmp_path: Path) -> None:
     for subject in ("sub-CC110033", "sub-CC110037"):
         _save(_head(), tmp_path / subject / "ses-1" / "anat" / f"{subject}_ses-1_run-01_T2w.nii.gz")
-    records = list(find_healthy(tmp_path, "camcan", "t2", []))
+    records = list(find_volumes(tmp_path, "camcan", "t2", []))
     assert [record.subject for record in records] == ["camcan:sub-CC110033", "camcan:sub-CC110037"]
 
 

@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import _loaders_dumpers as loaders
 from lightning.pytorch.cli import LightningArgumentParser
 
-import datamodules
+from datamodules.registry import class_names
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import find, nearest
@@ -54,7 +54,7 @@ def data_class(name: str) -> str:
     """Import path of a data set: ``CovidX``, ``covidx`` or a path, also of the user's own class."""
     if _foreign(name):
         return name
-    known = [entry for entry in datamodules.__all__ if entry not in ("AnomalyDataModule", "Sample")]
+    known = class_names()
     wanted = name.rpartition(".")[2].replace("_", "").lower()
     for entry in known:
         if entry.lower() == wanted:

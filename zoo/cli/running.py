@@ -23,8 +23,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import datamodules
 from datamodules.base import AnomalyDataModule
+from datamodules.registry import class_names
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.callbacks.last_checkpoint import LastCheckpoint
 from zoo.callbacks.outputs import PlacesOutputs
@@ -302,7 +302,7 @@ def _snake(class_path: str, known: Iterable[Method]) -> str:
     """Name of a class for folders: the method's name, else the class's in snake case."""
     names = {method.class_path: method.name for method in known}
     name = class_path.rpartition(".")[2]
-    return names.get(class_path) or datamodules.FILES.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return names.get(class_path) or class_names().get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _path(path: Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Auxiliary sources for blending: MOOD's abdominal CT and photograph-like images in ImageNet's layout."""
+"""MOOD's abdominal part: CT volumes in [0, 1]."""
 
 from __future__ import annotations
 
@@ -7,29 +7,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.phantoms.fields import Array, Rng, field_2d, field_3d, streams
-from datamodules.phantoms.storage import Grid, Result, Settings, Truth, write_image, write_volume
+from datamodules.phantoms.fields import Array, Rng, field_3d, streams
+from datamodules.phantoms.storage import Grid, Result, Settings, Truth, write_volume
 
-#: preset -> abdomens, divisor of their 512^3 grid, photographs, side of a photograph.
-PRESETS = {
-    "smoke": (3, 8, 24, 96),
-    "small": (16, 6, 200, 192),
-    "demo": (60, 4, 2000, 256),
-    "full-shape": (2, 1, 10, 500),
-}
-CLASSES = ("n01440764", "n02106662", "n03888257", "n07747607")
+#: preset -> abdomens, divisor of their 512^3 grid.
+PRESETS = {"smoke": (3, 8), "small": (16, 6), "demo": (60, 4), "full-shape": (2, 1)}
 
 
 class Job(NamedTuple):
-    """One volume or photograph."""
+    """One volume."""
 
     place: int
 
 
 def jobs(settings: Settings) -> list[Job]:
-    """List all files of the preset."""
-    abdomens, _, photographs, _ = PRESETS[settings.preset]
-    return [Job(place) for place in range(abdomens if settings.name == "mood_abdomen" else photographs)]
+    """List all volumes of the preset."""
+    return [Job(place) for place in range(PRESETS[settings.preset][0])]
 
 
 def abdomen(rng: Rng, grid: Grid) -> Array:
@@ -83,41 +76,16 @@ def _organs(rng: Rng, axes: tuple[Array, Array, Array]) -> Array:
     return np.where(gas, 0.06, out)
 
 
-def photograph(rng: Rng, side: int) -> Array:
-    """Return a dead-leaves picture (side, side, 3) in [0, 1]: occluding textured discs with natural edge statistics."""
-    rows, columns = np.mgrid[0:side, 0:side] / side
-    out = np.zeros((side, side, 3)) + rng.uniform(0.2, 0.8, 3) * (1 + 0.2 * field_2d(rng, (side, side), 5)[..., None])
-    for _ in range(120):
-        # radii follow r^-3 between limits, as occlusion in natural scenes does
-        radius = 0.03 / np.sqrt(1 - rng.uniform(0, 1) * (1 - (0.03 / 0.45) ** 2))
-        place = rng.uniform(-0.1, 1.1, 2)
-        low = np.maximum(((place - radius) * side).astype(int), 0)
-        high = np.maximum(((place + radius) * side).astype(int) + 2, 0)
-        part = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
-        colour, knots, amount = rng.uniform(0.02, 0.98, 3), rng.uniform(4, 40), rng.uniform(0.02, 0.25)
-        inside = np.hypot(rows[part] - place[0], columns[part] - place[1]) < radius
-        if inside.size:
-            texture = 1 + amount * field_2d(rng, inside.shape, knots)[..., None]
-            out[part] = np.where(inside[..., None], colour * texture, out[part])
-    return np.asarray(np.clip(out + rng.normal(0, 0.01, out.shape), 0, 1))
-
-
 def render(root: Path, settings: Settings, job: Job) -> Result:
-    """Write one volume or photograph."""
-    rng = streams(settings.seed, settings.name, job.place).anatomy
-    _, divisor, _, side = PRESETS[settings.preset]
-    if settings.name == "mood_abdomen":
-        affine = np.diag([0.75, 0.75, 0.75, 1.0])
-        affine[:3, 3] = -0.75 * 255.5
-        grid = Grid((512, 512, 512), affine).coarser(divisor)
-        path = f"abdom_train/{job.place:05d}.nii.gz"
-        write_volume(root / path, abdomen(rng, grid), grid)
-    else:
-        folder = CLASSES[job.place % len(CLASSES)]
-        path = f"train/{folder}/{folder}_{job.place + 18}.JPEG"
-        write_image(root / path, (photograph(rng, side) * 255).astype(np.uint8), 90)
+    """Write one volume."""
+    rng = streams(settings.seed, "mood_abdomen", job.place).anatomy
+    affine = np.diag([0.75, 0.75, 0.75, 1.0])
+    affine[:3, 3] = -0.75 * 255.5
+    grid = Grid((512, 512, 512), affine).coarser(PRESETS[settings.preset][1])
+    path = f"abdom_train/{job.place:05d}.nii.gz"
+    write_volume(root / path, abdomen(rng, grid), grid)
     return Result([Truth(path, 0)], {})
 
 
 def finish(root: Path, settings: Settings, results: list[Result]) -> None:
-    """Both sets consist of images only."""
+    """The set consists of volumes only."""

@@ -1,0 +1,30 @@
+"""Auxiliary sources, one file each: images that synthetic anomalies are blended from.
+
+A file holds nothing but a ``card`` (see :mod:`datamodules.registry`).
+"""
+
+from pathlib import Path
+
+from datamodules.checks import Report
+from datamodules.reading import NIFTI, RASTER, BadFile, list_files, read_nifti, read_raster, suffix
+from datamodules.registry import DataSet
+
+
+def usage(source: DataSet, root: Path) -> str:
+    """Auxiliary sources have no configuration of their own."""
+    return ""
+
+
+def examine(source: DataSet, root: Path) -> Report:
+    """Read all files of the source."""
+    files = list_files(root, NIFTI if source.images == "volumes" else RASTER)
+    errors = [] if files else [f"{root}: no {source.layout} below it"]
+    for file in files:
+        try:
+            if suffix(file) in NIFTI:
+                read_nifti(file, canonical=True)
+            else:
+                read_raster(file)
+        except BadFile as problem:
+            errors.append(str(problem))
+    return Report({"volumes" if source.images == "volumes" else "images": len(files)}, errors, [])

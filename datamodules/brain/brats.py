@@ -1,0 +1,47 @@
+"""The layout of all years of BraTS: a folder for each case with one file for each sequence and ``seg``.
+
+Up to 2021 the parts of a file's name are joined by ``_`` (``BraTS2021_00000_t1.nii.gz``), since 2023 by ``-``, the
+sequences have other names (``t1n``, ``t2w``, ``t2f``), and the last number of a case is its time point.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from datamodules.brain.trees import Case, volumes, with_outlines
+from datamodules.reading import NIFTI, BadFile, is_hidden, suffix
+from datamodules.records import Record
+
+_WORDS = {"t1": ("t1", "t1n"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
+
+
+def find_cases(root: Path, sequence: str, problems: list[BadFile], *, prefix: str) -> Iterator[Record]:
+    """Patients with their ground truth.
+
+    Args:
+        root: any folder above the cases.
+        sequence: ``t1``, ``t2`` or ``flair``.
+        problems: gets what is wrong.
+        prefix: beginning of the names of the cases' folders.
+    """
+    folders = [path for path in root.rglob(f"{prefix}*") if path.is_dir() and "_phantom_truth" not in path.parts]
+    cases = (
+        Case(
+            folder,
+            re.sub(r"-\d{3}$", "", folder.name),
+            _file(folder, _WORDS[sequence]),
+            _file(folder, _WORDS["t1"]),
+            _file(folder, ("seg",)) or next(iter(volumes(folder, "*Segm.nii*")), None),
+        )
+        for folder in sorted(folders)
+        if any(suffix(file) in NIFTI for file in folder.iterdir())
+    )
+    return with_outlines(root, cases, sequence, problems)
+
+
+def _file(case: Path, words: tuple[str, ...]) -> Path | None:
+    for path in sorted(case.iterdir()):
+        stem = path.name[: -len(suffix(path))] if suffix(path) in NIFTI else ""
+        if not is_hidden(path) and re.split(r"[_-]", stem)[-1] in words:
+            return path
+    return None

@@ -1,0 +1,147 @@
+"""Volumes of brains: read, refused where they cannot be used, and prepared as slices or as volumes."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from datamodules.brain import sources
+from datamodules.cache import Prepared
+from datamodules.preprocessing import (
+    ATLAS_SLICES,
+    fae_equalise,
+    fae_labels,
+    fae_slices,
+    multi_task_brain,
+    pad_evenly,
+    simple_brain,
+    to_atlas_grid,
+)
+from datamodules.reading import Array, BadFile, read_nifti
+from datamodules.records import Record
+
+MODEL_GRID = (80, 112, 80)
+MAX_BRAIN_SHARE = 0.45
+Unstripped = Literal["refuse", "strip"]
+
+
+def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Array, Array, Array | None]:
+    """Volume, affine and segmentation in canonical axes.
+
+    Raises:
+        BadFile: not decodable, constant, a head with skull (unless it is to be stripped), or a segmentation on another
+            grid.
+    """
+    volume, affine = read_nifti(record.image, canonical=True)
+    if volume.min() == volume.max():
+        raise BadFile(record.image, "a constant volume", "fetch it again")
+    share = float((volume != 0).mean())
+    if share > MAX_BRAIN_SHARE and unstripped == "strip":
+        volume = np.where(simple_brain(volume, np.linalg.norm(affine[:3, :3], axis=0)), volume, 0)
+    elif share > MAX_BRAIN_SHARE:
+        found = f"{share:.0%} of the voxels are not 0, a brain takes about 20 %: looks unstripped"
+        raise BadFile(record.image, found, "give the skull-stripped volume, or set unstripped: strip")
+    if record.mask is None:
+        return volume, affine, None
+    truth, other = read_nifti(record.mask, canonical=True)
+    if truth.shape != volume.shape or not np.allclose(other[:3, :3], affine[:3, :3], atol=1e-2):
+        found = f"grid {truth.shape}, its image has {volume.shape}"
+        raise BadFile(record.mask, found, "give the segmentation of this volume")
+    return volume, affine, _labels(record, np.rint(truth).astype(np.int16))
+
+
+def _labels(record: Record, truth: Array) -> Array:
+    name = record.subject.partition(":")[0]
+    known = sources("ill")[name].more["labels"] if name in sources("ill") else ()
+    odd = sorted(set(np.unique(truth).tolist()) - set(known))
+    if known and odd:
+        expected = ", ".join(map(str, known))
+        raise BadFile(record.mask or "", f"label {odd[0]}, {name} has {expected}", "give the files of that year")
+    if not truth.any():
+        raise BadFile(record.mask or "", "an empty ground truth", "fetch the case again or remove it")
+    return truth
+
+
+def prepare_slices(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:
+    """The 80 central slices of one volume.
+
+    Args:
+        record: volume and segmentation.
+        size: ``(H, W)``.
+        unstripped: what to do with heads.
+
+    Raises:
+        BadFile: not decodable, with skull, or a segmentation on another grid.
+    """
+    volume, affine, truth = read_volume(record, unstripped)
+    brain = volume != 0
+    target = (size[0], size[1])
+    images = fae_equalise(fae_slices(to_atlas_grid(volume, affine, brain), target))
+    mask = None if truth is None else fae_labels(to_atlas_grid(truth, affine, brain), target)
+    labels = None if mask is None else tuple(int(one.any()) for one in mask)
+    spacing = (240 / target[0], 240 / target[1])
+    return Prepared(images[:, None], mask, images > 0, labels, tuple(range(*ATLAS_SLICES)), spacing)
+
+
+def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:
+    """One volume at 2 mm.
+
+    Args:
+        record: volume, segmentation and the other sequence that helps to find the bounding box.
+        size: ``(D, H, W)``; other sizes than 80 x 112 x 80 are resampled from there.
+        unstripped: what to do with heads.
+
+    Raises:
+        BadFile: not decodable, with skull, or files on different grids.
+    """
+    from scipy.ndimage import binary_fill_holes
+
+    volume, affine, truth = read_volume(record, unstripped)
+    volumes = [volume]
+    for path in record.companions:
+        other, frame = read_nifti(path, canonical=True)
+        if other.shape != volume.shape:
+            raise BadFile(path, f"grid {other.shape}, {Path(record.image).name} has {volume.shape}", "fetch both again")
+        if not np.allclose(frame[:3, :3], affine[:3, :3], atol=1e-2):
+            found = f"another voxel size or direction than {Path(record.image).name}"
+            raise BadFile(path, found, "give both sequences on one grid")
+        volumes.append(other)
+    to_zyx = (2, 1, 0)
+    sequences = np.stack([one[::-1].transpose(to_zyx) for one in volumes])  # canonical x points right, the paper's left
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.ptp(spacing) > 0.01 * spacing.mean():
+        sequences, truth = _isotropic(sequences, truth, spacing)
+    elif truth is not None:
+        truth = truth[::-1].transpose(to_zyx)
+    low, labels = multi_task_brain(sequences, truth, float(spacing.min()))
+    image = pad_evenly(low[0], MODEL_GRID)
+    mask = None if labels is None else pad_evenly(labels, MODEL_GRID) != 0
+    image, mask = _to_size(image, mask, size)
+    foreground = binary_fill_holes(image != 0)
+    grid = tuple(2.0 * full / side for full, side in zip(MODEL_GRID, size, strict=True))
+    label = None if mask is None else (int(mask.any()),)
+    planes = None if mask is None else mask[None]
+    return Prepared(image.astype(np.float32)[None, None], planes, foreground[None], label, None, grid)
+
+
+def _isotropic(sequences: Array, truth: Array | None, spacing: Array) -> tuple[Array, Array | None]:
+    from scipy.ndimage import zoom
+
+    factors = (spacing / spacing.min())[::-1]
+    brains = np.stack([zoom(one, factors, order=1, grid_mode=True, mode="nearest") for one in sequences])
+    labels = (
+        None
+        if truth is None
+        else zoom(truth[::-1].transpose(2, 1, 0), factors, order=0, grid_mode=True, mode="nearest")
+    )
+    return brains, labels
+
+
+def _to_size(image: Array, mask: Array | None, size: tuple[int, ...]) -> tuple[Array, Array | None]:
+    from skimage.transform import resize
+
+    if image.shape == tuple(size):
+        return image, mask
+    inside = resize((image != 0).astype(np.float64), size, order=1, anti_aliasing=True) >= 0.5
+    image = np.where(inside, resize(image, size, order=1, anti_aliasing=True, preserve_range=True), 0)
+    return image, None if mask is None else resize(mask.astype(np.float64), size, order=1, anti_aliasing=True) > 0.4
