@@ -41,12 +41,11 @@ class Progress(Callback):
         assert isinstance(pl_module, AnomalyModule)
         if not self._due(trainer):
             return
-        spans, span = pl_module._plan, pl_module._current_span()
-        stage = "fit" if span is None or len(spans) == 1 else f"fit {spans.index(span) + 1}/{len(spans)}"
+        now = pl_module.staging.progress
+        stage = "fit" if now.stages == 1 else f"fit {now.stage}/{now.stages}"
         value = trainer.callback_metrics.get(f"val/{PRIMARY}")
         known = None if value is None else float(value)
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self._write(stage, done, pl_module.fit_batches, known, epoch=trainer.current_epoch)
+        self._write(stage, now.done, now.total, known, epoch=trainer.current_epoch)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell that the training waits for a validation."""

@@ -8,12 +8,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.cache import Prepared, Store, content_digests, exclusive, list_problems, open_store
@@ -24,40 +23,11 @@ from datamodules.reading import SUFFIXES, Array, BadFile, list_files
 from datamodules.records import Record, hash_order, manifest_hash, write_csv
 from datamodules.validation import WithSyntheticAnomalies, unseen_kinds
 from zoo.errors import UserError
+from zoo.sample import Sample
+
+__all__ = ["PHANTOM_MARKER", "AnomalyDataModule", "Sample", "default_cache"]
 
 PHANTOM_MARKER = "PHANTOM_DATA.json"
-
-
-class Sample(TypedDict, total=False):
-    """A batch of B images with C channels and the spatial size ``*S``: ``H, W`` or ``D, H, W``.
-
-    Attributes:
-        image: ``(B, C, *S)`` float32 in the DataModule's ``value_range``.
-        mask: ``(B, 1, *S)`` bool, the ground truth; absent where none is known.
-        unlabeled: like ``image``, of the unlabelled pool; training batches under ``data.unlabeled`` only.
-        label: ``(B,)`` int64, 1 = anomalous.
-        foreground: ``(B, 1, *S)`` bool: brain, body or field of view.
-        id: B names, unique in the split; ``path#012`` for slice 12 of a volume.
-        subject: B patients, empty where unknown.
-        spacing: ``(B, len(S))`` float32 mm; absent where unknown.
-        source: B absolute paths.
-        volume: B files or members that the images come from: the slices of a volume share it.
-        case: B units that statistics count: the patient where known, else the volume or file.
-        slice: ``(B,)`` int64, the slice of its volume, -1 for images that are none.
-    """
-
-    image: Tensor
-    unlabeled: Tensor
-    mask: Tensor
-    label: Tensor
-    foreground: Tensor
-    id: list[str]
-    subject: list[str]
-    spacing: Tensor
-    source: list[str]
-    volume: list[str]
-    case: list[str]
-    slice: Tensor
 
 
 class AnomalyDataModule(LightningDataModule):
@@ -70,8 +40,8 @@ class AnomalyDataModule(LightningDataModule):
     Attributes:
         card: what the data set is, see :class:`datamodules.registry.DataSet`.
         value_range: the range of ``image``, by the card or by options.
-        foreground_rule: how the foreground follows from an image alone, by the card or by options: ``above_minimum``
-            or ``all``.
+        foreground_rule: how the foreground follows from an image alone, by the card or by options, see
+            :mod:`zoo.foreground`.
         slices_as_stored: all slices of a volume are served, oriented as in the file, so that maps stack back into it.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
         predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
@@ -231,6 +201,11 @@ class AnomalyDataModule(LightningDataModule):
     def image_shape(self) -> tuple[int, ...]:
         """``(C, *S)``."""
         return (self.channels, *self.spatial_size)
+
+    @property
+    def standardised(self) -> bool:
+        """The images are z-scores, without bounds."""
+        return self.stored_range is None
 
     @property
     def phantom(self) -> bool:
@@ -491,7 +466,7 @@ class AnomalyDataModule(LightningDataModule):
         """Held-out healthy images, as they are and with synthetic anomalies that the method did not train on."""
         module = None if self.trainer is None else self.trainer.lightning_module
         kinds = unseen_kinds(getattr(module, "trained_tasks", ()))
-        scale = self.value_range if self.stored_range is not None else (-1.0, 1.0)
+        scale = (-1.0, 1.0) if self.standardised else self.value_range
         return self._in_order(WithSyntheticAnomalies(self.dataset("val"), self.seed, self.value_range, scale, kinds))
 
     def test_dataloader(self) -> DataLoader[Batch]:

@@ -93,7 +93,7 @@ class BrainMRI(AnomalyDataModule):
         self.train_root = None if train_root is None else Path(train_root).expanduser()
         self.test_root = None if test_root is None else Path(test_root).expanduser()
         if mode == "volumes":
-            self.value_range, self.stored_range = (-5.0, 5.0), None
+            self.value_range, self.stored_range, self.foreground_rule = (-5.0, 5.0), None, "nonzero"
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -3,7 +3,6 @@
 ``import zoo`` costs nothing: torch is imported when one of the names below is first used.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,7 +62,8 @@ def create_model(
         name: a name of :func:`list_models`, for example ``"fae"``.
         image_size: side of a square image, or ``(H, W)`` or ``(D, H, W)`` in pixels.
         in_channels: image channels.
-        **init_args: further arguments of the method's class.
+        **init_args: further arguments of the method's class; and what otherwise a DataModule says: ``value_range``,
+            ``(0, 1)`` if not given, and ``foreground_rule`` (:mod:`zoo.foreground`).
 
     Raises:
         UserError: unknown name (the nearest ones are listed), unknown argument or a size that the method refuses.
@@ -71,13 +71,14 @@ def create_model(
     import inspect
 
     from zoo.errors import UserError
+    from zoo.module import OF_THE_DATA
     from zoo.registry import load_class, nearest
 
-    cls: Callable[..., AnomalyModule] = load_class(name)
-    known = inspect.signature(cls).parameters
+    cls = load_class(name)
+    known = [*inspect.signature(cls).parameters, *OF_THE_DATA]
     for key in init_args:
         if key not in known:
             raise UserError(f"{name} has no argument '{key}'; nearest: {', '.join(nearest(key, known)) or list(known)}")
-    model = cls(image_size=image_size, in_channels=in_channels, **init_args)
+    model = cls.from_hparams({"image_size": image_size, "in_channels": in_channels, **init_args})
     model.configure_model()
     return model

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 import zoo
 from zoo.cli import main
 from zoo.configs import shipped_configs
-from zoo.synthetic.saturation import log_task_ap
+from zoo.self_supervised._segmenter import log_task_ap
 
 SMALL = {
     "fpi": {"widths": (8, 16)},
@@ -45,7 +45,7 @@ def test_a_perfect_and_a_blind_locator():
     model.log = lambda key, value, **_: logged.update({key: value})
     batch = {"image": torch.rand(4, 1, 32, 32), "label": torch.zeros(4, dtype=torch.long)}
 
-    def make(image, rng):
+    def make(image, rng, foreground=None):
         return image, (torch.from_numpy(rng.random(image.shape)) > 0.9).float()
 
     truth = make(batch["image"], np.random.default_rng([42, 0]))[1]

@@ -15,7 +15,8 @@ class PlainProgress(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         """Print when a tenth of the training is over."""
-        total, done = pl_module.fit_batches, trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        now = pl_module.staging.progress
+        total, done = now.total, now.done
         if not trainer.is_global_zero or done * 10 // total == (done - 1) * 10 // total:
             return
         seconds = time.monotonic() - self._start

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.features import FeatureExtractor, Normalisation
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_loss, residual_map
 
 _STRIDE = 4
@@ -24,7 +24,7 @@ _VGG19_RELUS = tuple(f"features.{index}" for index in (1, 3, 6, 8, 11, 13, 15, 1
 class DeepFeatureReconstruction(AnomalyModule):
     """Deep feature reconstruction (DFR).
 
-    Images in [0, 1], 1 or 3 channels. The paper estimates the code's channels by a PCA; the code compared here fixes
+    1 or 3 channels. The paper estimates the code's channels by a PCA; the code compared here fixes
     them, and so do we. That code's network ends with a ReLU, as the features compared there do; it is left out where
     features can be negative.
 
@@ -38,7 +38,7 @@ class DeepFeatureReconstruction(AnomalyModule):
         latent_channels: channels of the code at each place.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
-        score_foreground: pool over pixels above 0 only.
+        score_foreground: pool over the foreground only.
         lr: learning rate of Adam.
     """
 
@@ -123,14 +123,12 @@ class DeepFeatureReconstruction(AnomalyModule):
         """Adam with a constant rate over the autoencoder."""
         return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Squared error of the features, averaged over channels and resized to the image."""
         features = self.features(image)
         small_map = residual_map(self.network(features), features, "l2")
         anomaly_map = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=True)
-        foreground = (image > 0).any(dim=1, keepdim=True) if self.hparams["score_foreground"] else None
-        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"], foreground)
-        return Prediction(score, anomaly_map)
+        return Prediction(None, anomaly_map)
 
 
 def _resampling(values: Tensor, axis: int, side: int) -> Tensor:

@@ -17,7 +17,7 @@ from zoo.nn.fitted import FittedStatistics
 class GaussianDensity(AnomalyModule):
     """Gaussian density estimate of embeddings (GDE).
 
-    Images in [0, 1], 1 or 3 channels. One embedding an image is kept until the end of the pass (2 KiB by default).
+    1 or 3 channels. One embedding an image is kept until the end of the pass (2 KiB by default).
 
     Args:
         image_size: (H, W) in pixels.
@@ -80,7 +80,7 @@ class GaussianDensity(AnomalyModule):
         stats.whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
         stats.embeddings = factor.new_empty(0)
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mahalanobis distance of the embedding.
 
         Raises:

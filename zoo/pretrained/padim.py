@@ -14,7 +14,7 @@ from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.smoothing import gaussian_blur
 
 _PLACES_AT_ONCE = 256  # whose covariances are updated and factorised together: bounds the memory beside the model
@@ -23,7 +23,7 @@ _PLACES_AT_ONCE = 256  # whose covariances are updated and factorised together: 
 class PaDiM(AnomalyModule):
     """Patch distribution modelling (PaDiM).
 
-    Images in [0, 1], 1 or 3 channels; anatomy should lie at the same place in all of them. Mean and covariance are
+    1 or 3 channels; anatomy should lie at the same place in all of them. Mean and covariance are
     updated batch by batch, so memory does not grow with the training set: ``P * d * d`` floats for ``P`` places (those
     of the first layer's map) and ``d`` feature channels, 125 MB at 224 pixels with the defaults.
 
@@ -168,7 +168,7 @@ class PaDiM(AnomalyModule):
         stats.whitening = whitening
         stats.scatter = whitening.new_empty(0)
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mahalanobis distance at every place, resized to the image and smoothed; its maximum is the score.
 
         Raises:
@@ -187,4 +187,4 @@ class PaDiM(AnomalyModule):
         small_map = distance.T.reshape(-1, 1, rows, columns)
         resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=False)
         anomaly_map = gaussian_blur(resized, self.hparams["smoothing"])
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
+        return Prediction(None, anomaly_map)

@@ -19,7 +19,7 @@ from zoo.nn.neighbours import nearest_neighbours
 class PANDA(AnomalyModule):
     """Adapted features and their nearest neighbours (PANDA; DN2 without the adaptation).
 
-    Images in [0, 1], 1 or 3 channels; no map. Training: the centre of the features is measured, then the backbone's
+    1 or 3 channels; no map. Training: the centre of the features is measured, then the backbone's
     last layers are trained to bring the features near it, then the features of all training images are kept (8 KiB an
     image by default). Batch norms keep their running statistics throughout. Too long a training collapses all features
     into the centre, so the published length of about 15 epochs matters.
@@ -142,7 +142,7 @@ class PANDA(AnomalyModule):
         limit = self.hparams["clip"] if gradient_clip_val is None else gradient_clip_val
         self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Distance to the nearest training images.
 
         Raises:

@@ -22,7 +22,7 @@ from zoo.scoring.smoothing import gaussian_blur
 class PatchCore(AnomalyModule):
     """Nearest healthy patch (PatchCore).
 
-    Images in [0, 1], 1 or 3 channels. Memory is bounded by ``max_patches``: of more patches a uniform sample is kept,
+    1 or 3 channels. Memory is bounded by ``max_patches``: of more patches a uniform sample is kept,
     ``4 * max_patches * K`` bytes for ``K`` channels (1.2 GB by default), however many training images there are.
 
     Args:
@@ -154,7 +154,7 @@ class PatchCore(AnomalyModule):
                 sample = sample @ torch.randn(channels, dim, generator=torch.Generator().manual_seed(0)).to(sample)
             return greedy_coreset(sample, count)
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Distance to the nearest bank entry, resized and smoothed; the score is re-weighted or pooled, not smoothed.
 
         Raises:

@@ -13,7 +13,7 @@ from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.mirrored_resnet import MirroredResNet
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import cosine_map
 from zoo.scoring.smoothing import gaussian_blur
 
@@ -23,7 +23,7 @@ _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 class ReverseDistillation(AnomalyModule):
     """Reverse distillation (RD4AD).
 
-    Images in [0, 1], 1 or 3 channels. The student's batch norms need batches of at least 8 images.
+    1 or 3 channels. The student's batch norms need batches of at least 8 images.
 
     Args:
         image_size: (H, W) in pixels, multiples of twice the last layer's stride (32 with the defaults).
@@ -117,7 +117,7 @@ class ReverseDistillation(AnomalyModule):
         """Adam with a constant rate over the student."""
         return torch.optim.Adam(self.student.parameters(), lr=self.hparams["lr"], betas=tuple(self.hparams["betas"]))
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Sum over the layers of 1 - cosine at every place, each resized to the image; smoothed."""
         taught = self.teacher(image)
         size = image.shape[2:]
@@ -126,4 +126,4 @@ class ReverseDistillation(AnomalyModule):
             for a, b in zip(taught, self.student(taught), strict=True)
         ]
         anomaly_map = gaussian_blur(torch.stack(maps).sum(dim=0), self.hparams["smoothing"])
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
+        return Prediction(None, anomaly_map)

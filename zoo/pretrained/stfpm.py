@@ -9,13 +9,13 @@ from torch import Tensor
 
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.features import FeatureExtractor
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 
 
 class STFPM(AnomalyModule):
     """Student-teacher feature pyramid matching (STFPM).
 
-    Images in [0, 1], 1 or 3 channels. The student has the teacher's architecture and starts from random weights; its
+    1 or 3 channels. The student has the teacher's architecture and starts from random weights; its
     batch norms use batch statistics in training.
 
     Args:
@@ -93,11 +93,11 @@ class STFPM(AnomalyModule):
             self.student.parameters(), lr=hp["lr"], momentum=hp["momentum"], weight_decay=hp["weight_decay"]
         )
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Product of the layers' distances, each resized to the image."""
         maps = [F.interpolate(values, size=image.shape[2:], mode="bilinear") for values in self.distances(image)]
         anomaly_map = torch.stack(maps).prod(dim=0)
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
+        return Prediction(None, anomaly_map)
 
 
 def _unit(features: Tensor) -> Tensor:

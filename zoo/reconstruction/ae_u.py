@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.convolutional import DenseAutoencoder, Norm
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 
 _LOG_VARIANCE_LIMIT = 10.0  # keeps the weights of the errors within exp(+-10)
 
@@ -16,7 +16,7 @@ _LOG_VARIANCE_LIMIT = 10.0  # keeps the weights of the errors within exp(+-10)
 class UncertaintyAutoencoder(AnomalyModule):
     """Autoencoder with predicted variance (AE-U).
 
-    Any image range near [0, 1]; the output is not bounded. Loss: ``mean(exp(-s) (x - r)^2 + s)`` for the reconstruction
+    The output is not bounded. Loss: ``mean(exp(-s) (x - r)^2 + s)`` for the reconstruction
     ``r`` and log variance ``s``, legitimately negative. Map: ``exp(-s) (x - r)^2``, averaged over channels; the
     uncertainty map is the predicted standard deviation.
 
@@ -83,10 +83,9 @@ class UncertaintyAutoencoder(AnomalyModule):
         """Adam with a constant rate."""
         return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Squared error in units of the predicted variance."""
         reconstruction, log_variance = self.reconstruct(image)
         anomaly_map = ((-log_variance).exp() * (reconstruction - image).square()).mean(dim=1, keepdim=True)
-        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"])
         uncertainty = (0.5 * log_variance).exp().mean(dim=1, keepdim=True)
-        return Prediction(score, anomaly_map, reconstruction, uncertainty)
+        return Prediction(None, anomaly_map, reconstruction, uncertainty)

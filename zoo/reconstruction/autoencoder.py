@@ -12,14 +12,14 @@ from torch import Tensor
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.convolutional import DenseAutoencoder, Norm
 from zoo.nn.perceptual import PerceptualDistance
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_loss, residual_map
 
 
 class Autoencoder(AnomalyModule):
     """Convolutional autoencoder (AE-MSE, AE-L1, AE-SSIM, MS-SSIM, AE-PL).
 
-    Any image range near [0, 1]; the output is not bounded.
+    The output is not bounded.
 
     Args:
         image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``, with instance norm at least twice that.
@@ -36,7 +36,7 @@ class Autoencoder(AnomalyModule):
         weights: ``imagenet``, ``random`` or a path.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
-        score_foreground: pool over pixels above 0 only, as the original does.
+        score_foreground: pool over the foreground only, as the original does.
         lr: learning rate of Adam.
     """
 
@@ -115,7 +115,7 @@ class Autoencoder(AnomalyModule):
         """Adam with a constant rate."""
         return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Residual map of the loss's kind and its pooled value."""
         hp = self.hparams
         reconstruction = self.network(image).float()
@@ -123,6 +123,4 @@ class Autoencoder(AnomalyModule):
             anomaly_map = self.distance.error_map(reconstruction, image)
         else:
             anomaly_map = residual_map(reconstruction, image, hp["loss"], hp["window"])
-        foreground = (image > 0).any(dim=1, keepdim=True) if hp["score_foreground"] else None
-        score = pool_map(anomaly_map, hp["score"], hp["score_fraction"], foreground)
-        return Prediction(score, anomaly_map, reconstruction)
+        return Prediction(None, anomaly_map, reconstruction)

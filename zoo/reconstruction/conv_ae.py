@@ -9,14 +9,14 @@ from torch import Tensor
 
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.convolutional import Norm, SpatialAutoencoder
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_loss, residual_map
 
 
 class ConvolutionalAutoencoder(AnomalyModule):
     """Convolutional autoencoder with max-pooling (Masci).
 
-    Any image range near [0, 1]; the output is not bounded. Loss and map: squared error. For a dense code and other
+    The output is not bounded. Loss and map: squared error. For a dense code and other
     losses see ``autoencoder``; for the denoising U-Net, also called DAE, see ``denoising_ae``.
 
     Args:
@@ -75,9 +75,8 @@ class ConvolutionalAutoencoder(AnomalyModule):
         """Adam with a constant rate."""
         return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Squared error and its pooled value."""
         reconstruction = self.network(image).float()
         anomaly_map = residual_map(reconstruction, image, "l2")
-        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"])
-        return Prediction(score, anomaly_map, reconstruction)
+        return Prediction(None, anomaly_map, reconstruction)

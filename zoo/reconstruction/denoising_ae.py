@@ -13,14 +13,14 @@ from torch import Tensor
 
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.weight_standardised_unet import WeightStandardisedUNet
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_map
 
 
 class DenoisingAutoencoder(AnomalyModule):
     """Denoising autoencoder with coarse noise (DAE, Kascenas).
 
-    Images in about [0, 1]; the foreground is where any channel is above 0. The loss is the squared error in the
+    The loss is the squared error in the
     foreground against the clean image; the map is the absolute error, no noise added, inside the eroded foreground
     and median-filtered. The published removal of small 3-D components is left to the evaluation.
 
@@ -31,8 +31,7 @@ class DenoisingAutoencoder(AnomalyModule):
         width: channels of its first stage, a multiple of 8, doubled with each halving.
         noise_grid: side of the grid on which the noise is drawn; 16 for 128 pixels in the paper.
         noise_std: its standard deviation in units of the images; its mean is 0.
-        foreground_only: add noise, train and score inside the foreground alone; for images without a black
-            background nothing changes but the erosion at their dark pixels.
+        foreground_only: add noise, train and score inside the foreground alone.
         erosion: side in pixels, odd, by which the foreground shrinks for the map; 1 = none.
         median: side of the median filter, odd; 1 = none.
         score: pooling of the map to the image score.
@@ -83,7 +82,7 @@ class DenoisingAutoencoder(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Squared error of the denoised image in the foreground."""
         image = batch["image"]
-        foreground = self._foreground(image)
+        foreground = self._weight(batch["foreground"])
         noise = coarse_noise(image, self.hparams["noise_grid"], self.hparams["noise_std"])
         error = residual_map(self.network(image + noise * foreground), image, "l2")
         loss = (error * foreground).sum() / foreground.sum().clamp(min=1)
@@ -100,21 +99,16 @@ class DenoisingAutoencoder(AnomalyModule):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Filtered absolute error inside the eroded foreground."""
         hp = self.hparams
-        foreground = self._foreground(image)
         reconstruction = self.network(image).float()
-        anomaly_map = residual_map(reconstruction, image, "l1") * _erode(foreground, hp["erosion"])
-        anomaly_map = _median(anomaly_map, hp["median"])
-        score = pool_map(anomaly_map, hp["score"], hp["score_fraction"])
-        return Prediction(score, anomaly_map, reconstruction)
+        anomaly_map = residual_map(reconstruction, image, "l1") * _erode(self._weight(foreground), hp["erosion"])
+        return Prediction(None, _median(anomaly_map, hp["median"]), reconstruction)
 
-    def _foreground(self, image: Tensor) -> Tensor:
-        """1 inside the foreground and 0 outside, ``(B, 1, H, W)`` float32."""
-        if not self.hparams["foreground_only"]:
-            return torch.ones_like(image[:, :1])
-        return (image > 0).any(dim=1, keepdim=True).float()
+    def _weight(self, foreground: Tensor) -> Tensor:
+        """1 where pixels count and 0 elsewhere, ``(B, 1, H, W)`` float32."""
+        return foreground.float() if self.hparams["foreground_only"] else torch.ones_like(foreground, dtype=torch.float)
 
 
 def coarse_noise(image: Tensor, grid: int, std: float) -> Tensor:

@@ -23,7 +23,7 @@ _WIDTHS = (1, 2, 4, 4, 8, 8)  # multiples of the base width after each halving o
 class FAnoGAN(AnomalyModule):
     """f-AnoGAN in two stages: WGAN-GP, then the encoder with generator and critic fixed.
 
-    Images in [0, 1]. As in the code compared with, the generator ends in a hyperbolic tangent (range [-1, 1]), the code
+    As in the code compared with, the generator ends in a hyperbolic tangent (range [-1, 1]), the code
     of an image lies in [-1, 1] while the generator was trained on a standard normal, and the generator's batch norms
     go on moving in the second stage.
 
@@ -119,12 +119,12 @@ class FAnoGAN(AnomalyModule):
         self.untoggle_optimizer(optimiser)
         self.log("train/encoder_loss", loss)
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Minus the similarity to the reconstruction; its foreground mean plus the error of the critic's features."""
         reconstruction = self.generator(self.encoder(image)).float()
         anomaly_map = residual_map(reconstruction, image, "ssim")
         difference = (self.critic.features(reconstruction) - self.critic.features(image)).float().square().mean(dim=1)
-        image_score = pool_map(anomaly_map, "mean", foreground=(image > 0).any(dim=1, keepdim=True))
+        image_score = pool_map(anomaly_map, "mean", foreground=foreground)
         return Prediction(image_score + self.hparams["feature_weight"] * difference, anomaly_map, reconstruction)
 
     def _optimisers(self) -> list[LightningOptimizer]:

@@ -19,7 +19,7 @@ from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.convolutional import check_divisible, conv_decoder, conv_encoder
 from zoo.nn.features import FeatureExtractor, Statistics, weights_follow
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import ResidualKind, residual_loss, residual_map
 
 _STRIDE = 4  # of the grid on which all feature maps are compared
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class FeatureAutoencoder(AnomalyModule):
     """Structural feature autoencoder (FAE).
 
-    Images in [0, 1], 1 or 3 channels, centred inside to [-1, 1] (the original uses no ImageNet mean and deviation).
+    1 or 3 channels, centred inside to [-1, 1] (the original uses no ImageNet mean and deviation).
 
     Args:
         image_size: (H, W) in pixels, multiples of ``4 * 2 ** len(hidden_dims)`` (64 with the paper's four levels).
@@ -48,7 +48,7 @@ class FeatureAutoencoder(AnomalyModule):
         loss: ``ssim`` (minus the structural similarity, window 5) or ``mse``, also the anomaly map.
         score: pooling of the map; ``top_q`` with 0.1 is the paper's.
         score_fraction: share of pixels that ``top_q`` averages.
-        score_foreground: pool over pixels above 0 only, as the paper does; blank images are pooled whole.
+        score_foreground: pool over the foreground only (the paper: pixels above 0); images without are pooled whole.
         lr: learning rate of Adam.
         channels_last: lay tensors out channels last; with ``trainer.precision=bf16-mixed`` the fastest on recent CPUs.
     """
@@ -143,15 +143,13 @@ class FeatureAutoencoder(AnomalyModule):
         """Adam with a constant rate over the autoencoder."""
         return torch.optim.Adam([*self.encoder.parameters(), *self.decoder.parameters()], lr=self.hparams["lr"])
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Loss of every feature pixel, averaged over channels and resized to the image; its top share as score."""
         # on a CPU the memory of a whole batch would be mapped and cleared anew by every layer
         whole = image.device.type != "cpu" or torch.compiler.is_exporting()
         small_map = torch.cat([self._feature_map(part) for part in ((image,) if whole else image.split(_AT_ONCE))])
         anomaly_map = F.interpolate(small_map, size=image.shape[2:], mode="bilinear", align_corners=True)
-        foreground = (image > 0).any(dim=1, keepdim=True) if self.hparams["score_foreground"] else None
-        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"], foreground)
-        return Prediction(score, anomaly_map)
+        return Prediction(None, anomaly_map)
 
     def _feature_map(self, image: Tensor) -> Tensor:
         features = self.features(image)

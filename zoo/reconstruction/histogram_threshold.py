@@ -25,7 +25,7 @@ class HistogramThreshold(AnomalyModule):
         image_size: (H, W) or (D, H, W) in pixels.
         in_channels: image channels; they are averaged.
         equalise: ``none`` where the DataModule equalises whole volumes, as the paper does; ``image`` equalises each
-            image over its pixels above 0.
+            image over its foreground.
         bright: bright pixels are anomalous; False: dark ones.
         score: pooling of the map to the image score; the mean of an equalised image says nothing.
         score_fraction: share of pixels that ``top_q`` averages.
@@ -60,10 +60,9 @@ class HistogramThreshold(AnomalyModule):
     def collect(self, batch: Batch, batch_idx: int) -> None:
         """Nothing to learn."""
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Equalised intensity of the foreground, 0 in the background."""
         intensity = image.float().mean(dim=1, keepdim=True)
-        foreground = intensity > 0
         if self.hparams["equalise"] == "image":
             intensity = _equalise(intensity, foreground)
         anomaly_map = torch.where(foreground, intensity if self.hparams["bright"] else 1.0 - intensity, 0.0)

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 class MaskedAutoencoder(AnomalyModule):
     """Masked autoencoder (MAE).
 
-    Images in [0, 1]; ImageNet mean and deviation are applied inside (their channel means for other than 3 channels).
+    ImageNet mean and deviation are applied inside (their channel means for other than 3 channels).
 
     Args:
         image_size: (H, W) in pixels, multiples of ``patch_size``.
@@ -206,7 +206,7 @@ class MaskedAutoencoder(AnomalyModule):
         removed = removed.repeat_interleave(patch, dim=-2).repeat_interleave(patch, dim=-1)
         return images.unflatten(0, (image.shape[0], seeds)), removed
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Multi-scale SSIM error under the fixed masks; see the class for the choices."""
         image = image.float()
         images, removed = self.reconstruct(image)

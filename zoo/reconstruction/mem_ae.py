@@ -11,14 +11,14 @@ from torch import Tensor
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.convolutional import DenseAutoencoder, Norm, SpatialAutoencoder
 from zoo.nn.memory import Addressing, Memory, Recall, addressing_entropy
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_loss, residual_map
 
 
 class MemoryAutoencoder(AnomalyModule):
     """Memory-augmented autoencoder (MemAE).
 
-    Any image range near [0, 1]; the output is not bounded. Loss: squared error plus the entropy of the addressing.
+    The output is not bounded. Loss: squared error plus the entropy of the addressing.
 
     Args:
         image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``.
@@ -105,9 +105,8 @@ class MemoryAutoencoder(AnomalyModule):
         """Adam with a constant rate."""
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Squared error and its pooled value."""
         reconstruction, _ = self.reconstruct(image)
         anomaly_map = residual_map(reconstruction, image, "l2")
-        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"])
-        return Prediction(score, anomaly_map, reconstruction)
+        return Prediction(None, anomaly_map, reconstruction)

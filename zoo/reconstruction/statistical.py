@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 
 
 class VoxelStatistics(AnomalyModule):
@@ -26,7 +26,7 @@ class VoxelStatistics(AnomalyModule):
             such as the background, arbitrarily anomalous.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
-        score_foreground: pool over pixels above 0 only, as the original does.
+        score_foreground: pool over the foreground only, as the original does.
     """
 
     reference = {
@@ -78,7 +78,7 @@ class VoxelStatistics(AnomalyModule):
         self.mean += shift * (added / (before + added))
         self.count += added
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Absolute z-score, averaged over channels.
 
         Raises:
@@ -90,6 +90,4 @@ class VoxelStatistics(AnomalyModule):
             )
         deviation = (self.sum_of_squares / (self.count - 1)).sqrt() + self.hparams["min_std"]
         anomaly_map = ((image.float() - self.mean).abs() / deviation).mean(dim=1, keepdim=True)
-        foreground = (image > 0).any(dim=1, keepdim=True) if self.hparams["score_foreground"] else None
-        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"], foreground)
-        return Prediction(score, anomaly_map)
+        return Prediction(None, anomaly_map)

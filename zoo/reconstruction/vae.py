@@ -107,7 +107,7 @@ class VariationalAutoencoder(AnomalyModule):
         """Adam with a constant rate."""
         return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """The chosen map and score; the code is its mean."""
         hp = self.hparams
         image.requires_grad_()

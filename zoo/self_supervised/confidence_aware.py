@@ -14,15 +14,15 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from zoo.callbacks.uncertainty import UncertaintyCurves
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction, batch_generator
 from zoo.nn.unet import UNet
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
+from zoo.self_supervised._segmenter import SyntheticSegmenter
 from zoo.synthetic.raters import RaterLaw
-from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.strategy import RatedTask, equalise_histogram, rated_batch
 
 
-class ConfidenceAware(AnomalyModule):
+class ConfidenceAware(SyntheticSegmenter):
     """Confidence-aware detector trained by probabilistic Poisson image interpolation (P-PII).
 
     Stated (authors' generator): number of anomalies, raters, discs, gain, mixed gradients, averaging, label = ten times
@@ -45,7 +45,6 @@ class ConfidenceAware(AnomalyModule):
         dropout: channel dropout on the two deepest stages (inferred).
         samples: Monte-Carlo passes at prediction; 1 without dropout (inferred).
         confidence: the map is the mean probability minus ``confidence`` times the uncertainty; 0 the mean (inferred).
-        value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
         score: how the map becomes a score (inferred: mean).
         score_fraction: share of pixels for ``top_q``.
         lr: of Adam, falling to 1e-6 along a cosine (inferred).
@@ -79,7 +78,6 @@ class ConfidenceAware(AnomalyModule):
         dropout: float = 0.2,
         samples: int = 10,
         confidence: float = 0.0,
-        value_range: tuple[float, float] | None = None,
         score: PoolingRule = "mean",
         score_fraction: float = 0.25,
         lr: float = 1e-3,
@@ -94,7 +92,6 @@ class ConfidenceAware(AnomalyModule):
 
     def build(self) -> None:
         """Create the U-Net with its two heads."""
-        self.settle_value_range()
         self.network = UNet(
             self.image_size,
             self.in_channels,
@@ -109,41 +106,29 @@ class ConfidenceAware(AnomalyModule):
             self.kept_above, self.kept_below = (nn.Buffer(factors, persistent=False) for factors in kept)
 
     def prepare(self, image: Tensor) -> Tensor:
-        """``(B, C, H, W)`` of the data to [0, 1], equalised if asked for."""
-        unit = self.to_unit_range(image).clamp(0, 1)
+        """``(B, C, H, W)`` cut to [0, 1], equalised if asked for."""
+        unit = image.clamp(0, 1)
         return equalise_histogram(unit) if self.hparams["equalise"] else unit
 
-    def make_anomalies(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Altered images, labels and spreads.
-
-        Args:
-            image: ``(B, C, H, W)`` in [0, 1].
-            rng: source of randomness.
-
-        Returns:
-            tuple: ``(B, C, H, W)``, ``(B, 1, H, W)`` and ``(B, 1, H, W)``, all in [0, 1].
-        """
+    def make_anomalies(
+        self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Altered images, labels and the raters' spreads ``(B, 1, H, W)`` in [0, 1], wherever the foreground is."""
         h = self.hparams
         law = RaterLaw(tuple(h["anomalies"]), tuple(h["raters"]), tuple(h["gain"]))
         return rated_batch(image, rng, task=h["task"], law=law, clean=h["clean"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy with the soft label, and squared error of the spread."""
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        altered, label, spread = self.make_anomalies(self.prepare(batch["image"]), rng)
+        altered, label, spread = self.make_anomalies(self.prepare(batch["image"]), batch_generator())
         logit, raw_spread = self.network(altered).float().chunk(2, dim=1)
         loss = F.binary_cross_entropy_with_logits(logit, label) + 0.5 * F.mse_loss(F.softplus(raw_spread), spread)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
-        """Predict, and log how well the own anomalies are found."""
-
-        def make(image: Tensor, rng: np.random.Generator) -> tuple[Tensor, ...]:
-            return self.make_anomalies(self.prepare(image), rng)
-
-        log_task_ap(self, batch, batch_idx, make, lambda altered: self.network(altered)[:, :1])
-        return self(batch["image"])
+    def locate(self, prepared: Tensor) -> Tensor:
+        """Logits."""
+        return self.network(prepared)[:, :1].float()
 
     def configure_callbacks(self) -> list[Callback]:
         """A test also says whether the error falls when the most uncertain pixels are left out."""
@@ -156,7 +141,7 @@ class ConfidenceAware(AnomalyModule):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1), 1e-6)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mean probability over dropout masks; uncertainty: their variance and the predicted spread, added.
 
         The masks are the same for every image and call.
@@ -172,5 +157,4 @@ class ConfidenceAware(AnomalyModule):
         mean = probability.mean(0)
         uncertainty = (probability.var(0, correction=0) + spread**2).sqrt()
         anomaly_map = mean - self.hparams["confidence"] * uncertainty
-        score = pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"])
-        return Prediction(score, anomaly_map, None, uncertainty)
+        return Prediction(None, anomaly_map, None, uncertainty)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import AnomalyModule, Batch, Prediction, Stage, batch_generator
 from zoo.nn.fitted import FittedStatistics
 
 
@@ -25,7 +25,6 @@ class CutPaste(AnomalyModule):
         in_channels: image channels.
         backbone: untrained timm classifier, the paper: ResNet-18.
         head_dims: hidden layers of the projection head.
-        value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
         lr: of SGD with momentum 0.9, falling to 0 along a cosine.
         weight_decay: of SGD.
     """
@@ -54,7 +53,6 @@ class CutPaste(AnomalyModule):
         in_channels: int | None = None,
         backbone: str = "resnet18",
         head_dims: tuple[int, ...] = (512, 128),
-        value_range: tuple[float, float] | None = None,
         lr: float = 0.03,
         weight_decay: float = 3e-5,
     ) -> None:
@@ -69,7 +67,6 @@ class CutPaste(AnomalyModule):
         """Create trunk, head and the empty Gaussian."""
         import timm
 
-        self.settle_value_range()
         self.trunk = timm.create_model(
             self.hparams["backbone"], pretrained=False, num_classes=0, in_chans=self.in_channels
         )
@@ -90,8 +87,8 @@ class CutPaste(AnomalyModule):
         return Stage("optimise", self._classify), Stage("collect", self._collect, self._fit)
 
     def _classify(self, batch: Batch, batch_idx: int) -> Tensor:
-        image = self.to_unit_range(batch["image"])
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        image = batch["image"]
+        rng = batch_generator()
         views = torch.cat([image, *(cut_and_paste(image, rng, scar=scar) for scar in (False, True))])
         target = torch.arange(3, device=image.device).repeat_interleave(len(image))
         loss = F.cross_entropy(self.head(self.trunk(views)).float(), target)
@@ -99,7 +96,7 @@ class CutPaste(AnomalyModule):
         return loss
 
     def _features(self, image: Tensor) -> Tensor:
-        return self.trunk(self.to_unit_range(image)).double()
+        return self.trunk(image).double()
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         features = self._features(batch["image"])
@@ -136,7 +133,7 @@ class CutPaste(AnomalyModule):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mahalanobis distance of the trunk's features; no map. Zero until the density is fitted, at the end."""
         if not self.gaussian.fitted:
             return Prediction(image.new_zeros(len(image), dtype=torch.float32))

@@ -13,17 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction, batch_generator
 from zoo.nn.convolutional import check_divisible
 from zoo.nn.unet import UNet
+from zoo.sample import DataSource
 from zoo.scoring.ssim import ssim_loss
+from zoo.self_supervised._segmenter import SyntheticSegmenter
 from zoo.synthetic.perlin import perlin_mask, perlin_noise
-from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.sources import read_sources
 from zoo.synthetic.strategy import equalise_histogram, rated_batch
 
 
-class Draem(AnomalyModule):
+class Draem(SyntheticSegmenter):
     """Discriminatively trained reconstruction embedding (DRAEM).
 
     Half of the training images stay clean. The segmentation network is this package's U-Net (instance norm, GELU)
@@ -37,7 +38,6 @@ class Draem(AnomalyModule):
         width: channels of the U-Net's first stage; the paper: 64.
         depth: halvings of the U-Net; the paper: 5.
         textures: folder of texture images, the paper: DTD; None: see above.
-        value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
             equalised; instead of textures the raters' discs of other images, anomalous above a label of 0.1.
         smoothing: side of the average whose largest value is the score; the paper: 21.
@@ -64,7 +64,6 @@ class Draem(AnomalyModule):
         width: int = 64,
         depth: int = 5,
         textures: str | None = None,
-        value_range: tuple[float, float] | None = None,
         strategy: bool = False,
         smoothing: int = 21,
         lr: float = 1e-4,
@@ -72,14 +71,8 @@ class Draem(AnomalyModule):
         super().__init__()
         self._textures: np.ndarray | None = None
 
-    @property
-    def trained_tasks(self) -> tuple[str, ...]:
-        """Foreign textures mixed in: both blends."""
-        return ("intra_blend", "inter_blend")
-
     def build(self) -> None:
         """Create both networks."""
-        self.settle_value_range()
         check_divisible(self.image_size, 16, "DRAEM's autoencoder")
         self.reconstruction = _autoencoder(self.in_channels, self.hparams["reconstruction_width"])
         self.segmentation = UNet(
@@ -92,27 +85,20 @@ class Draem(AnomalyModule):
             out_channels=2,
         )
 
-    def on_fit_start(self) -> None:
+    def prepare_fit(self, data: DataSource | None) -> None:
         """Read the textures."""
-        super().on_fit_start()
         if self.hparams["textures"] is not None:
             self._textures = read_sources(Path(self.hparams["textures"]), self.image_size, self.in_channels) / 2 + 0.5
 
     def prepare(self, image: Tensor) -> Tensor:
-        """``(B, C, H, W)`` of the data to [0, 1], equalised under the strategy."""
-        unit = self.to_unit_range(image)
-        return equalise_histogram(unit.clamp(0, 1)) if self.hparams["strategy"] else unit
+        """``(B, C, H, W)`` as it is, or equalised under the strategy."""
+        return equalise_histogram(image.clamp(0, 1)) if self.hparams["strategy"] else image
 
-    def make_anomalies(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Corrupted images and masks.
-
-        Args:
-            image: ``(B, C, H, W)`` in [0, 1].
-            rng: source of randomness.
-
-        Returns:
-            tuple: ``(B, C, H, W)`` and ``(B, 1, H, W)`` bool.
-        """
+    def make_anomalies(
+        self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Corrupted images and bool masks, wherever the foreground is; images are cut to [0, 1]."""
+        image = image.clamp(0, 1)
         if self.hparams["strategy"]:
             altered_batch, label, _ = rated_batch(image, rng, task="linear", clean=0.5)
             return altered_batch, label > 0.1
@@ -137,7 +123,7 @@ class Draem(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Squared error and SSIM of the reconstruction, focal loss of the segmentation."""
         image = self.prepare(batch["image"]).clamp(0, 1)
-        altered, mask = self.make_anomalies(image, np.random.default_rng(int(torch.randint(2**62, ()))))
+        altered, mask = self.make_anomalies(image, batch_generator())
         restored = self.reconstruction(altered)
         logits = self.segmentation(torch.cat([restored, altered], dim=1)).float()
         restored = restored.float()
@@ -145,14 +131,9 @@ class Draem(AnomalyModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
-        """Predict, and log how well the own anomalies are found."""
-
-        def make(image: Tensor, rng: np.random.Generator) -> tuple[Tensor, ...]:
-            return self.make_anomalies(self.prepare(image).clamp(0, 1), rng)
-
-        log_task_ap(self, batch, batch_idx, make, lambda altered: self._segment(altered)[1][:, 1:])
-        return self(batch["image"])
+    def locate(self, prepared: Tensor) -> Tensor:
+        """Probability of the anomalous class."""
+        return self._segment(prepared)[1][:, 1:]
 
     def _segment(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and the probabilities of both classes."""
@@ -168,14 +149,13 @@ class Draem(AnomalyModule):
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(0.8 * steps), int(0.9 * steps)], 0.2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Map: probability of the anomalous class; score: largest value of its average over ``smoothing`` pixels."""
-        low, high = self.hparams["value_range"]
         restored, probability = self._segment(self.prepare(image))
         anomaly_map = probability[:, 1:]
         side = self.hparams["smoothing"]
         smooth = F.avg_pool2d(anomaly_map, side, stride=1, padding=side // 2)
-        return Prediction(smooth.amax(dim=(1, 2, 3)), anomaly_map, restored * (high - low) + low)
+        return Prediction(smooth.amax(dim=(1, 2, 3)), anomaly_map, restored)
 
 
 def _autoencoder(channels: int, width: int) -> nn.Sequential:

@@ -4,6 +4,7 @@ Baugh et al., MICCAI 2023, average the raw outputs of the models of all folds; t
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from zoo.checkpoints.loading import load_pretrained
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.registry import load_class
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.sample import DataSource
+from zoo.scoring.pooling import PoolingRule
 
 
 class Ensemble(AnomalyModule):
@@ -38,6 +40,7 @@ class Ensemble(AnomalyModule):
         "url": "https://arxiv.org/abs/2307.00899",
     }
     dims = (2, 3)
+    expects = "any"  # each member converts
     fitting = "single_pass"
     tiny = {
         "image_size": 32,
@@ -63,7 +66,8 @@ class Ensemble(AnomalyModule):
         if self.hparams["members"]:
             size = {"image_size": self.image_size, "in_channels": self.in_channels}
             made = [
-                load_class(name)(**{**arguments, **size}) for name, arguments in json.loads(self.hparams["members"])
+                load_class(name).from_hparams({**arguments, **size})
+                for name, arguments in json.loads(self.hparams["members"])
             ]
             for member in made:
                 member.configure_model()
@@ -75,27 +79,41 @@ class Ensemble(AnomalyModule):
                         f"{path}: made for images {member.in_channels} x {member.image_size}, the data are "
                         f"{self.in_channels} x {self.image_size}"
                     )
-            specs = [[member.method().name, dict(member.hparams)] for member in made]
-            self.hparams["members"] = json.dumps(specs)
         else:
             raise UserError("an ensemble needs members: give --model.checkpoints '[a.ckpt, b.ckpt]'")
+        data = self._data()
+        for member in made if data is not None else ():
+            member.settle(data)
+        self.hparams["members"] = _described(made)
         self.members = nn.ModuleList(made).requires_grad_(False)
         self.scores_with_gradient = any(member.scores_with_gradient for member in made)  # type: ignore[misc]
+
+    def settle(self, data: DataSource | None) -> None:
+        """The members see the same data."""
+        super().settle(data)
+        if data is not None and self._built:
+            for member in self.members:
+                member.settle(data)  # type: ignore[operator]
+            self.hparams["members"] = _described(self.members)
 
     def stages(self) -> tuple[Stage, ...]:
         """One empty pass."""
         return (Stage("collect", _nothing),)
 
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mean of the members' raw outputs, clipped to [0, 1]; or of their scores and maps."""
         outputs: list[Any] = list(self.members)
         if all(hasattr(member, "raw_output") for member in outputs):
             anomaly_map = torch.stack([member.raw_output(image) for member in outputs]).mean(0).clamp(0, 1)
-            return Prediction(pool_map(anomaly_map, self.hparams["score"]), anomaly_map)
-        predictions = [member.predict_anomaly(image) for member in outputs]
+            return Prediction(None, anomaly_map)
+        predictions = [member.predict_anomaly(image, foreground) for member in outputs]
         score = torch.stack([one.anomaly_score for one in predictions]).mean(0)
         maps = [one.anomaly_map for one in predictions if one.anomaly_map is not None]
         return Prediction(score, torch.stack(maps).mean(0) if len(maps) == len(predictions) else None)
+
+
+def _described(members: Iterable[Any]) -> str:
+    return json.dumps([[member.method().name, dict(member.hparams)] for member in members])
 
 
 def _nothing(batch: Batch, batch_idx: int) -> None:

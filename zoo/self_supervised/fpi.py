@@ -8,18 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.residual import WideResidualSegmenter
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
+from zoo.self_supervised._segmenter import SyntheticSegmenter
 from zoo.synthetic.rectangles import draw_square
-from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.strategy import RatedTask, equalise_own_range, rated_batch
 
 
-class ForeignPatchInterpolation(AnomalyModule):
+class ForeignPatchInterpolation(SyntheticSegmenter):
     """Foreign patch interpolation (FPI).
 
     Both images of a pair are used, each with a patch of the other at the same place. Label: the weight of the foreign
@@ -65,11 +63,6 @@ class ForeignPatchInterpolation(AnomalyModule):
     ) -> None:
         super().__init__()
 
-    @property
-    def trained_tasks(self) -> tuple[str, ...]:
-        """Foreign patches: both blends."""
-        return ("intra_blend", "inter_blend")
-
     def build(self) -> None:
         """Create the network."""
         self.network = WideResidualSegmenter(self.in_channels, self.image_size, tuple(self.hparams["widths"]))
@@ -89,16 +82,10 @@ class ForeignPatchInterpolation(AnomalyModule):
         """
         return torch.lerp(own, other, alpha)
 
-    def make_anomalies(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Altered images and labels of a batch; each image is mixed with the next one.
-
-        Args:
-            image: ``(B, C, H, W)``, prepared.
-            rng: source of randomness.
-
-        Returns:
-            tuple: ``(B, C, H, W)`` and ``(B, 1, H, W)``.
-        """
+    def make_anomalies(
+        self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Each image is mixed with the next one, wherever the foreground is."""
         if self.hparams["strategy"]:
             return rated_batch(image, rng, task=self.rated_task)[:2]
         size = (int(image.shape[2]), int(image.shape[3]))
@@ -114,26 +101,6 @@ class ForeignPatchInterpolation(AnomalyModule):
             label[number, 0, *box] = torch.where(changed, alpha, 0.0)
         return altered, label
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy with the weight of the foreign patch."""
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        altered, label = self.make_anomalies(self.prepare(batch["image"]), rng)
-        loss = F.binary_cross_entropy_with_logits(self.network(altered).float(), label)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
-        """Predict, and log how well the own anomalies are found."""
-        log_task_ap(
-            self, batch, batch_idx, lambda image, rng: self.make_anomalies(self.prepare(image), rng), self.network
-        )
-        return self(batch["image"])
-
     def configure_optimizers(self) -> Any:
         """Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
-
-    def predict_anomaly(self, image: Tensor) -> Prediction:
-        """Map: probability; score: its mean by default."""
-        anomaly_map = self.network(self.prepare(image)).float().sigmoid()
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)

@@ -9,24 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.unet import UNet
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
+from zoo.self_supervised._segmenter import SyntheticSegmenter
 from zoo.synthetic.blending import poisson_blend
 from zoo.synthetic.patches import draw_patch, take
-from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.shapes import box_of, draw_shape, place
 
 Array = NDArray[Any]
 _EDGES = (1, 1, 1, 1, 3, 3, 5, 7)
 
 
-class Mood22(AnomalyModule):
+class Mood22(SyntheticSegmenter):
     """Segmentation of plausible synthetic anomalies (MOOD 2022, team CitAI).
 
     Stated: shares, sizes, weights, widths of the smoothed edges, both ways of blending, loss, optimiser. Deviations:
@@ -82,11 +80,6 @@ class Mood22(AnomalyModule):
     ) -> None:
         super().__init__()
 
-    @property
-    def trained_tasks(self) -> tuple[str, ...]:
-        """Foreign patches: both blends."""
-        return ("intra_blend", "inter_blend")
-
     def build(self) -> None:
         """Create the U-Net."""
         names = ("depth", "width", "max_width")
@@ -96,18 +89,10 @@ class Mood22(AnomalyModule):
 
     def make_anomalies(
         self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Altered images and labels, the weights of the foreign patches; patches come from the other images.
-
-        Args:
-            image: ``(B, C, *S)``.
-            rng: source of randomness.
-            foreground: ``(B, 1, *S)`` bool.
-
-        Returns:
-            tuple: ``(B, C, *S)`` and ``(B, 1, *S)``.
-        """
+    ) -> tuple[Tensor, ...]:
+        """Patches come from the other images; labels are their weights."""
         images = image.cpu().numpy()
+        inside = None if foreground is None or not self.hparams["use_foreground"] else foreground[:, 0].cpu().numpy()
         altered, label = images.copy(), np.zeros_like(images[:, :1])
         for number, one in enumerate(rng.spawn(len(images))):
             if one.random() >= self.hparams["share"]:
@@ -115,8 +100,7 @@ class Mood22(AnomalyModule):
             shape = draw_shape(one, images.shape[2:])
             weight = soft_weight(one, shape.mask, _EDGES[one.integers(len(_EDGES))])
             weight *= one.uniform(*self.hparams["alpha"])
-            where = None if foreground is None else foreground[number, 0].cpu().numpy()
-            corner = place(one, weight > 0, images.shape[2:], where)
+            corner = place(one, weight > 0, images.shape[2:], None if inside is None else inside[number])
             if corner is None:
                 continue
             box = (slice(None), *box_of(corner, weight.shape))
@@ -139,22 +123,6 @@ class Mood22(AnomalyModule):
         patch = patch + spread * rng.uniform(-self.hparams["shift"], self.hparams["shift"])
         return np.asarray(patch + spread * rng.normal(0, self.hparams["noise"], patch.shape), source.dtype)
 
-    def _foreground(self, batch: Batch) -> Tensor | None:
-        return batch.get("foreground") if self.hparams["use_foreground"] else None
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy with the weight of the foreign patch."""
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        altered, label = self.make_anomalies(batch["image"], rng, self._foreground(batch))
-        loss = F.binary_cross_entropy_with_logits(self.network(altered).float(), label)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
-        """Predict, and log how well the own anomalies are found."""
-        log_task_ap(self, batch, batch_idx, self.make_anomalies, self.network)
-        return self(batch["image"])
-
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate over the fit."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -163,11 +131,6 @@ class Mood22(AnomalyModule):
             optimizer, self.hparams["lr"], max(self.optimise_batches, 1) + 1, div_factor=10
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def predict_anomaly(self, image: Tensor) -> Prediction:
-        """Map: probability."""
-        anomaly_map = self.network(image).float().sigmoid()
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
 
 
 def soft_weight(rng: np.random.Generator, mask: Array, edge: int) -> Array:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from zoo.checkpoints.many_tasks import arguments_of, original_tensors, own_tensors
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import AnomalyModule, Batch, Prediction, batch_generator
 from zoo.nn.unet import UNet, in_patches
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.scoring.pooling import PoolingRule
 from zoo.synthetic.batched_labels import label_batch
 from zoo.synthetic.folds import TASK_NAMES, sample_fold, task_folds
 from zoo.synthetic.samples import carry_out
@@ -66,8 +66,6 @@ class MultiTaskUNet(AnomalyModule):
         intensity_scale: of the smooth intensity task, for images in [-1, 1].
         label_sigma: change that is half an anomaly, for images in [-1, 1].
         use_foreground: place anomalies at least half in the foreground. The authors' code does so for brains only.
-        value_range: range of the data's images, which is mapped to [-1, 1]; None: what the DataModule says, and (0, 1)
-            without one. Unbounded images (z-scored brains) stay as they are, as with (-1, 1).
         flip: mirror half of the training images along the last axis (brains).
         score: how the map, clipped to [0, 1], becomes a score; the paper: mean.
         score_fraction: share of pixels for ``top_q``.
@@ -83,6 +81,7 @@ class MultiTaskUNet(AnomalyModule):
         "url": "https://arxiv.org/abs/2307.00899",
     }
     dims = (2, 3)
+    expects = "z_scores"
     checkpoint_format = "many_tasks"
     tiny = {"image_size": 32, "depth": 3, "width": 4, "positions": 2, "num_train_tasks": 4}
 
@@ -108,7 +107,6 @@ class MultiTaskUNet(AnomalyModule):
         intensity_scale: float = 0.2,
         label_sigma: float = 0.2,
         use_foreground: bool = False,
-        value_range: tuple[float, float] | None = None,
         flip: bool = False,
         score: PoolingRule = "mean",
         score_fraction: float = 0.25,
@@ -133,11 +131,7 @@ class MultiTaskUNet(AnomalyModule):
         return task_folds(self.hparams["num_train_tasks"])[self.hparams["fold"]]
 
     def build(self) -> None:
-        """Create the U-Net and settle the range of the images."""
-        data = getattr(self._trainer, "datamodule", None)
-        if self.hparams["value_range"] is None and getattr(data, "stored_range", (0.0, 1.0)) is None:
-            self.hparams["value_range"] = (-1.0, 1.0)
-        self.settle_value_range()
+        """Create the U-Net."""
         names = ("patch_size", "depth", "width", "max_width", "positions")
         self.network = UNet(self.image_size, self.in_channels, **{name: self.hparams[name] for name in names})
 
@@ -158,22 +152,19 @@ class MultiTaskUNet(AnomalyModule):
             self._splits = {}
             self.trainer.datamodule.assign()  # type: ignore[attr-defined]
 
-    def _normalised(self, image: Tensor) -> Tensor:
-        return 2 * self.to_unit_range(image) - 1
-
     def _sources(self, split: str, images: Tensor) -> tuple[Any, Any, Any, Any]:
         """What blends take patches from, in [-1, 1]: all images of the split (without one, of the batch) for the intra
         blend, those of the other data set for the inter blend; and the foreground of both, if it counts."""
         data, others = self._splits.get(split), self._foreign_images()
         if data is None:
             return images, -images if others is None else others[0], None, None
-        own = ImagesOfSplit(data, lambda batch: self._normalised(batch["image"]))
+        own = ImagesOfSplit(data, lambda batch: self.to_expected(batch["image"]))
         inside = (
             ImagesOfSplit(data, lambda batch: batch["foreground"][:, 0]) if self.hparams["use_foreground"] else None
         )
         if others is not None:
             return own, others[0], inside, others[1]
-        return own, ImagesOfSplit(data, lambda batch: -self._normalised(batch["image"])), inside, inside
+        return own, ImagesOfSplit(data, lambda batch: -self.to_expected(batch["image"])), inside, inside
 
     def _foreign_images(self) -> tuple[Any, Any] | None:
         if self.hparams["other_images"] is not None and self._others is None:
@@ -187,8 +178,8 @@ class MultiTaskUNet(AnomalyModule):
     def _make_anomalies(
         self, batch: Batch, tasks: tuple[int, ...], rng: np.random.Generator, split: str
     ) -> tuple[Tensor, Tensor]:
-        """Altered images ``(B, C, *S)`` in [-1, 1] and labels ``(B, 1, *S)``; each image has a generator of its own."""
-        images, generators = self._normalised(batch["image"]), rng.spawn(len(batch["image"]))
+        """Altered images ``(B, C, *S)`` and labels ``(B, 1, *S)``; each image has a generator of its own."""
+        images, generators = batch["image"].clone(), rng.spawn(len(batch["image"]))
         inside = batch["foreground"][:, 0].clone() if self.hparams["use_foreground"] else None
         if self.hparams["flip"]:
             mirrored = torch.tensor([one.random() < 0.5 for one in generators], device=images.device)
@@ -210,7 +201,7 @@ class MultiTaskUNet(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error between the raw output and the label of the altered images."""
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        rng = batch_generator()
         altered, label = self._make_anomalies(batch, self._tasks[0], rng, "train")
         corner, patch_size = None, self.hparams["patch_size"]
         if patch_size is not None:
@@ -223,14 +214,16 @@ class MultiTaskUNet(AnomalyModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
         """Predict, and log the published criterion: error on healthy images plus error on the held-out tasks."""
-        healthy, output = batch["label"] == 0, self.raw_output(batch["image"])
+        own, healthy = self.as_expected(batch), batch["label"] == 0
+        output = self._output(own["image"])
         if healthy.any():
-            part: Batch = {key: batch[key][healthy] for key in ("image", "foreground") if key in batch}
+            part: Batch = {"image": own["image"][healthy], "foreground": own["foreground"][healthy]}
             seed = [42, batch_idx] if self.hparams["seeded_validation"] else int(torch.randint(2**62, ()))
             altered, label = self._make_anomalies(part, self._tasks[1], np.random.default_rng(seed), "val")
             loss = output[healthy].square().mean() + F.mse_loss(self._output(altered), label)
             self.log("val/loss", loss, batch_size=len(label))
-        return self._prediction(output)
+        anomaly_map = output.clamp(0, 1)
+        return Prediction(self.pool(anomaly_map, own["foreground"]), anomaly_map)
 
     def configure_optimizers(self) -> Any:
         """AdamW without weight decay; linear warm-up, then exponential decay to a twentieth, per step."""
@@ -242,21 +235,17 @@ class MultiTaskUNet(AnomalyModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def raw_output(self, image: Tensor) -> Tensor:
-        """The network's unbounded ``(B, 1, *S)`` output, which ensembles average."""
-        return self._output(self._normalised(image))
+        """The network's unbounded ``(B, 1, *S)`` output for the data's images, which ensembles average."""
+        return self._output(self.to_expected(image))
 
     def _output(self, normalised: Tensor) -> Tensor:
         if self.hparams["patch_size"] is None:
             return self.network(normalised).float()
         return in_patches(self.network, normalised, self.hparams["patch_size"])
 
-    def _prediction(self, output: Tensor) -> Prediction:
-        anomaly_map = output.clamp(0, 1)
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)
-
-    def predict_anomaly(self, image: Tensor) -> Prediction:
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Map: output clipped to [0, 1]; score: its mean by default."""
-        return self._prediction(self.raw_output(image))
+        return Prediction(None, self._output(image).clamp(0, 1))
 
     @staticmethod
     def recognises(checkpoint: Mapping[str, Any]) -> bool:
@@ -278,7 +267,7 @@ class MultiTaskUNet(AnomalyModule):
 
         tensors = own_tensors(checkpoint)
         found = arguments_of(tensors, init_args.get("in_channels", 1))
-        model = cls(**{**found, **init_args})
+        model = cls.from_hparams({**found, **init_args})
         model.configure_model()
         _log.info("many-tasks checkpoint: %s", transfer(model, tensors))
         return model

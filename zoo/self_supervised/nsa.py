@@ -10,23 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.residual import WideResidualSegmenter
-from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.sample import DataSource
+from zoo.scoring.pooling import PoolingRule
+from zoo.self_supervised._segmenter import SyntheticSegmenter
 from zoo.synthetic.natural import CONSTANTS, DataSet, NaturalConstants, calibrate
 from zoo.synthetic.rectangles import BlendMode, LabelMode, add_natural_patches, own_foreground
-from zoo.synthetic.saturation import log_task_ap
 from zoo.synthetic.strategy import RatedTask, equalise_histogram, rated_batch
 
 _RATED: dict[BlendMode, RatedTask] = {"mixed": "mixed", "source": "replace", "swap": "swap"}
 _log = logging.getLogger(__name__)
 
 
-class NaturalSyntheticAnomalies(AnomalyModule):
+class NaturalSyntheticAnomalies(SyntheticSegmenter):
     """Natural synthetic anomalies (NSA).
 
     Deviations: ``mixed`` takes the larger gradient per component, as the Poisson-editing literature has it, where the
@@ -55,7 +54,6 @@ class NaturalSyntheticAnomalies(AnomalyModule):
         background_tolerance: in grey levels.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
             equalised, gradients scaled up and raters averaged; places, sizes and label are then its own.
-        value_range: range of the data's images, mapped to [0, 1]; None: what the DataModule says, (0, 1) without one.
         score: how the map becomes a score; the paper: mean.
         score_fraction: share of pixels for ``top_q``.
         lr: of Adam, falling to 1e-6 along a cosine.
@@ -90,7 +88,6 @@ class NaturalSyntheticAnomalies(AnomalyModule):
         background: float | None = None,
         background_tolerance: float | None = None,
         strategy: bool = False,
-        value_range: tuple[float, float] | None = None,
         score: PoolingRule = "mean",
         score_fraction: float = 0.25,
         lr: float = 1e-3,
@@ -98,20 +95,12 @@ class NaturalSyntheticAnomalies(AnomalyModule):
         super().__init__()
         self._constants: NaturalConstants | None = None
 
-    @property
-    def trained_tasks(self) -> tuple[str, ...]:
-        """Patches blended by Poisson editing: both blends."""
-        return ("intra_blend", "inter_blend")
-
     def build(self) -> None:
         """Create the network."""
-        self.settle_value_range()
         self.network = WideResidualSegmenter(self.in_channels, self.image_size, tuple(self.hparams["widths"]))
 
-    def on_fit_start(self) -> None:
+    def prepare_fit(self, data: DataSource | None) -> None:
         """Calibrate, if the constants are not those of a known data set."""
-        super().on_fit_start()
-        data: Any = getattr(self.trainer, "datamodule", None)
         if self.hparams["constants"] != "auto" or self.hparams["strategy"]:
             return
         if data is None or not hasattr(data, "dataset"):
@@ -122,7 +111,7 @@ class NaturalSyntheticAnomalies(AnomalyModule):
         chosen = np.linspace(0, len(images) - 1, min(len(images), 500)).round().astype(int)
         batch = images.__getitems__(list(chosen))
         self._constants = calibrate(
-            self.to_unit_range(batch["image"]).clamp(0, 1).numpy(),
+            self.to_expected(batch["image"]).clamp(0, 1).numpy(),
             batch["foreground"][:, 0].numpy(),
             np.random.default_rng(0),
             self.hparams["blend"] or "mixed",
@@ -146,13 +135,12 @@ class NaturalSyntheticAnomalies(AnomalyModule):
         return found._replace(law=found.law._replace(**law), **rest)
 
     def prepare(self, image: Tensor) -> Tensor:
-        """``(B, C, H, W)`` of the data to [0, 1], equalised under the strategy."""
-        unit = self.to_unit_range(image)
-        return equalise_histogram(unit.clamp(0, 1)) if self.hparams["strategy"] else unit
+        """``(B, C, H, W)`` as it is, or equalised under the strategy."""
+        return equalise_histogram(image.clamp(0, 1)) if self.hparams["strategy"] else image
 
     def make_anomalies(
         self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Altered images and labels of a batch; sources are the other images of the batch.
 
         Args:
@@ -190,28 +178,8 @@ class NaturalSyntheticAnomalies(AnomalyModule):
             )
         return torch.from_numpy(altered).to(image.device), torch.from_numpy(label).to(image.device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy with the soft label."""
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        altered, label = self.make_anomalies(self.prepare(batch["image"]), rng, batch.get("foreground"))
-        loss = F.binary_cross_entropy_with_logits(self.network(altered).float(), label)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
-        """Predict, and log how well the own anomalies are found."""
-        log_task_ap(
-            self, batch, batch_idx, lambda image, rng: self.make_anomalies(self.prepare(image), rng), self.network
-        )
-        return self(batch["image"])
-
     def configure_optimizers(self) -> Any:
         """Adam with a cosine to 1e-6 over the fit."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1), 1e-6)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def predict_anomaly(self, image: Tensor) -> Prediction:
-        """Map: probability; score: its mean by default."""
-        anomaly_map = self.network(self.prepare(image)).float().sigmoid()
-        return Prediction(pool_map(anomaly_map, self.hparams["score"], self.hparams["score_fraction"]), anomaly_map)

@@ -1,0 +1,75 @@
+"""What methods and data sets say to each other: a batch, and what a method may ask of a DataModule."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, TypedDict
+
+from torch import Tensor
+
+
+class Sample(TypedDict, total=False):
+    """A batch of B images with C channels and the spatial size ``*S``: ``H, W`` or ``D, H, W``.
+
+    Attributes:
+        image: ``(B, C, *S)`` float32 in the DataModule's ``value_range``.
+        mask: ``(B, 1, *S)`` bool, the ground truth; absent where none is known.
+        unlabeled: like ``image``, of the unlabelled pool; training batches under ``data.unlabeled`` only.
+        label: ``(B,)`` int64, 1 = anomalous.
+        foreground: ``(B, 1, *S)`` bool: brain, body or field of view.
+        id: B names, unique in the split; ``path#012`` for slice 12 of a volume.
+        subject: B patients, empty where unknown.
+        spacing: ``(B, len(S))`` float32 mm; absent where unknown.
+        source: B absolute paths.
+        volume: B files or members that the images come from: the slices of a volume share it.
+        case: B units that statistics count: the patient where known, else the volume or file.
+        slice: ``(B,)`` int64, the slice of its volume, -1 for images that are none.
+    """
+
+    image: Tensor
+    unlabeled: Tensor
+    mask: Tensor
+    label: Tensor
+    foreground: Tensor
+    id: list[str]
+    subject: list[str]
+    spacing: Tensor
+    source: list[str]
+    volume: list[str]
+    case: list[str]
+    slice: Tensor
+
+
+class DataSource(Protocol):
+    """What a method may ask of a DataModule; every one of this package answers, outside ones may leave things out.
+
+    Attributes:
+        value_range: smallest and largest value of ``image``; of z-scores the usual ones.
+        standardised: the images are z-scores, without bounds.
+        foreground_rule: how the foreground follows from an image alone, see :mod:`zoo.foreground`.
+    """
+
+    value_range: tuple[float, float]
+    foreground_rule: str
+
+    @property
+    def standardised(self) -> bool:
+        """See above."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(C, *S)``."""
+
+    @property
+    def phantom(self) -> bool:
+        """True when the data are generated."""
+
+    def dataset(self, split: str) -> Any:
+        """The images of ``train``, ``val`` or ``test``; ``__getitems__`` gives a :class:`Sample`."""
+
+    def train_dataloader(self) -> Any:
+        """Batches to train on."""
+
+    def healthy_groups(self) -> list[list[str]]:
+        """Ids of all healthy images to train on and to validate with, grouped by subject."""
+
+    def assign(self, train: Iterable[str] | None = None, val: Iterable[str] | None = None) -> None:
+        """Train on and validate with these; None: the split's own again."""
