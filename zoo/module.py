@@ -152,7 +152,7 @@ class AnomalyModule(LightningModule):
         found = self.detect(self.to_expected(image), foreground)
         if found.anomaly_score is None:
             assert found.anomaly_map is not None
-            found = found._replace(anomaly_score=self.pool(found.anomaly_map, foreground))
+            found = found._replace(anomaly_score=self.pooled_score(found.anomaly_map, foreground))
         if found.reconstruction is not None:
             found = found._replace(reconstruction=self.to_data(found.reconstruction))
         return found
@@ -170,7 +170,7 @@ class AnomalyModule(LightningModule):
             prediction = self.predict_anomaly(image.clone(), **given)
         return Prediction._make(value if value is None else value.detach() for value in prediction)
 
-    def pool(self, anomaly_map: Tensor, foreground: Tensor) -> Tensor:
+    def pooled_score(self, anomaly_map: Tensor, foreground: Tensor) -> Tensor:
         """Score ``(B,)`` of a map by the method's hyperparameters; over the foreground if ``score_foreground``."""
         chosen = self.hparams
         counted = foreground if chosen.get("score_foreground", False) else None

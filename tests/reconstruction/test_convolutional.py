@@ -60,7 +60,7 @@ def loss_of(model, images):
     torch.manual_seed(3)
     if hasattr(model, "distance"):  # its training step belongs to the trainer's stages
         return model.distance(model.network(images), images).mean()
-    return model.training_step({"image": images}, 0)
+    return model.training_step(model.as_expected({"image": images}), 0)
 
 
 def test_loss_falls_and_every_parameter_has_a_gradient(model, images):
@@ -164,7 +164,7 @@ def test_training_does_not_collapse_to_one_slot(images):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for step in range(60):
         optimizer.zero_grad()
-        model.training_step({"image": images}, step).backward()
+        model.training_step(model.as_expected({"image": images}), step).backward()
         optimizer.step()
     weights = model.eval().reconstruct(images)[1].weights
     assert int((weights > 1e-3).any(dim=0).sum()) >= 4

@@ -130,7 +130,7 @@ def test_only_the_folds_samples_train_and_the_others_validate(number, fold, trai
         batch["id"][0]: batch["image"] for batch in map(data.dataset("train").__getitems__, ([k] for k in range(10)))
     }
     for split, part in zip(("train", "val"), sample_fold(10, number, fold), strict=True):
-        wanted = torch.cat([images[name] for index in part for name in groups[index]])
+        wanted = model.to_expected(torch.cat([images[name] for index in part for name in groups[index]]))
         found = torch.cat([image for where, _, image in model.seen if where == split])
         assert sorted(found.mean((1, 2, 3)).tolist()) == sorted(wanted.mean((1, 2, 3)).tolist())
         assert model.pool[split] == len(part), "blends take patches from the whole part"
@@ -159,7 +159,7 @@ def test_patches_train_and_cover_the_image(image_folder, quiet_trainer):
     model.eval()
     with torch.no_grad():
         found = model.raw_output(image)
-        corners = model.network(model._normalised(image)[:, :, 8:, :32], (8, 0))
+        corners = model.network(model.to_expected(image)[:, :, 8:, :32], (8, 0))
     assert found.shape == (2, 1, 40, 40)
     assert torch.allclose(found[:, :, 32:, :8], corners[:, :, 24:, :8], atol=1e-6), "only one patch lies there"
     whole = MultiTaskUNet(depth=4, width=4, positions=2)
@@ -174,7 +174,7 @@ def test_labels_are_learnt():
     rng = np.random.default_rng(0)
     images = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     images = F.interpolate(images, scale_factor=4, mode="bilinear")
-    batch = {"image": images}
+    batch = {"image": model.to_expected(images)}
     configured = model.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     altered, label = model._make_anomalies(batch, (2, 3, 4), rng, "train")

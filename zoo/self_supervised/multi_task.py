@@ -223,7 +223,7 @@ class MultiTaskUNet(AnomalyModule):
             loss = output[healthy].square().mean() + F.mse_loss(self._output(altered), label)
             self.log("val/loss", loss, batch_size=len(label))
         anomaly_map = output.clamp(0, 1)
-        return Prediction(self.pool(anomaly_map, own["foreground"]), anomaly_map)
+        return Prediction(self.pooled_score(anomaly_map, own["foreground"]), anomaly_map)
 
     def configure_optimizers(self) -> Any:
         """AdamW without weight decay; linear warm-up, then exponential decay to a twentieth, per step."""
