@@ -16,10 +16,11 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.cache import Prepared, Store, content_digests, exclusive, list_problems, open_store
-from datamodules.checks import NearCopy, find_leaks, near_copies, refuse_destroyed_greys
+from datamodules.checks import NearCopy, find_leaks, full_masks, near_copies, refuse_destroyed_greys
 from datamodules.device import DeviceImages, random_resized_crop
+from datamodules.listing import companions, shown, walk
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
-from datamodules.reading import SUFFIXES, Array, BadFile, list_files
+from datamodules.reading import Array, BadFile
 from datamodules.records import Record, hash_order, manifest_hash, write_csv
 from datamodules.validation import WithSyntheticAnomalies, unseen_kinds
 from zoo.errors import UserError
@@ -28,6 +29,7 @@ from zoo.sample import Sample
 __all__ = ["PHANTOM_MARKER", "AnomalyDataModule", "Sample", "default_cache"]
 
 PHANTOM_MARKER = "PHANTOM_DATA.json"
+READABLE = "readable are pictures (png, jpg, tif, ...), DICOM, NIfTI and other volumes, npy"
 
 
 class AnomalyDataModule(LightningDataModule):
@@ -275,11 +277,18 @@ class AnomalyDataModule(LightningDataModule):
             warnings.warn(f"{len(self.rejected)} files left out, listed in {listing}; first: {self.rejected[0]}")
         self._check_splits()
         refuse_destroyed_greys(self.store, str(self.folder()))
+        for note in self.check_notes():
+            warnings.warn(note)
         leaks = find_leaks(self.store, records)
         if leaks:
             warnings.warn(
                 f"{len(leaks)} images are in more than one split, for example {leaks[0]}; see `zoo data check`"
             )
+
+    def check_notes(self) -> list[str]:
+        """What is doubtful about the images and masks of the store, one line each."""
+        assert self.store is not None
+        return full_masks(self.store, self.records)
 
     def report(self, problems: Sequence[BadFile]) -> None:
         """Stop at problems found while indexing (strict), or note what is left out (lenient).
@@ -503,12 +512,18 @@ class AnomalyDataModule(LightningDataModule):
             UserError: nothing there.
         """
         if path.is_file():
-            return [Record(path.name, str(path.resolve()), subject=self.case_of(path.name))]
-        files = list_files(path) if path.is_dir() else []
-        if not files:
-            raise UserError(f"{path}: no image found; readable are {', '.join(SUFFIXES)}")
-        names = {file: file.relative_to(path).as_posix() for file in files}
-        return [Record(names[file], str(file.resolve()), subject=self.case_of(names[file])) for file in files]
+            files, folder = [path], path.parent
+        else:
+            listing = walk(path) if path.is_dir() else None
+            if listing is None or not listing.files:
+                raise UserError(f"{path}: {'no image below it' if listing else 'no such file or folder'}; {READABLE}")
+            files, folder = listing.files, path
+        records = []
+        for file in files:
+            name = shown(file.relative_to(folder).as_posix())
+            parts = tuple(str(part.resolve()) for part in companions(file))
+            records.append(Record(name, str(file.absolute()), subject=self.case_of(name), companions=parts))
+        return records
 
     def _in_order(self, dataset: CachedImages | WithSyntheticAnomalies) -> DataLoader[Batch]:
         return DataLoader(

@@ -10,8 +10,9 @@ from datamodules.brain import find_volumes, sources
 from datamodules.brain.preparing import MODEL_GRID, Unstripped, prepare_slices, prepare_volume, read_volume
 from datamodules.cache import Prepared
 from datamodules.checks import Report
+from datamodules.listing import VOLUMES, list_files
 from datamodules.preprocessing import plain
-from datamodules.reading import BadFile
+from datamodules.reading import BadFile, read_volume_file
 from datamodules.records import Record, held_out
 from datamodules.registry import DataSet
 from zoo.errors import UserError
@@ -214,6 +215,7 @@ def examine(source: DataSet, root: Path) -> Report:
     """Read all volumes of the source, in each of its sequences."""
     problems: dict[str, None] = {}
     heads = 0
+    opened: set[str] = set()
     counts: dict[str, int] = {}
     for sequence in source.more["sequences"] or ("t1",):
         found: list[BadFile] = []
@@ -222,6 +224,7 @@ def examine(source: DataSet, root: Path) -> Report:
         if records or source.more["role"] == "ill":
             problems.update(dict.fromkeys(str(one) for one in found))
         for record in records:
+            opened.update(record.files)
             try:
                 read_volume(record)
             except BadFile as problem:
@@ -230,6 +233,12 @@ def examine(source: DataSet, root: Path) -> Report:
                 else:
                     problems[str(problem)] = None
     counts = {part: count for part, count in counts.items() if count}
+    for file in list_files(root, VOLUMES):  # those that no configuration reads, too
+        if str(file) not in opened:
+            try:
+                read_volume_file(file, canonical=False)
+            except BadFile as problem:
+                problems[str(problem)] = None
     if not counts:
         problems.setdefault(f"{root}: no volume of {source.name} below it", None)
     notes = [f"{heads} volumes have a skull: strip them, or set data.unstripped strip"] if heads else []

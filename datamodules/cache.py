@@ -25,7 +25,7 @@ from datamodules.records import Record
 from zoo.errors import UserError
 from zoo.files import write_text
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 class Prepared(NamedTuple):

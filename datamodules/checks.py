@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.cache import Store
-from datamodules.reading import Array
+from datamodules.reading import Array, Bounds
 from datamodules.records import Record
 from zoo.errors import UserError
 
@@ -143,3 +143,38 @@ def refuse_destroyed_greys(store: Store, where: str) -> None:
         f"{where}: all images together hold only {len(values)} distinct values; these look like masks or thresholded "
         "exports, give the original images"
     )
+
+
+NEARLY_EMPTY = 0.26  # 12 bits in 16 use 0.06 of the range, 14 bits 0.25
+NEARLY_FULL = 0.9
+
+
+def nearly_empty_range(store: Store, most: int = 64) -> Bounds | None:
+    """Where all images lie, as shares of the stored range, if they hardly use it.
+
+    Args:
+        store: a cache entry of 16-bit values.
+        most: number of images that are looked at, spread evenly.
+    """
+    chosen = np.unique(np.linspace(0, len(store) - 1, min(len(store), most)).astype(int))
+    values = [store.images[position] for position in chosen]
+    if values[0].dtype != np.uint16:
+        return None
+    low, high = min(int(one.min()) for one in values) / 65535, max(int(one.max()) for one in values) / 65535
+    return (low, high) if high - low < NEARLY_EMPTY else None
+
+
+def full_masks(store: Store, records: Sequence[Record]) -> list[str]:
+    """Masks that fill nearly all of their image: inverted, or an outline of the body."""
+    masked = np.flatnonzero(store.has_mask)
+    found = []
+    for start in range(0, len(masked), 256):
+        chosen = masked[start : start + 256]
+        shares = store.mask(chosen).reshape(len(chosen), -1).mean(1)
+        found += [(float(share), records[store.record[one]]) for share, one in zip(shares, chosen, strict=True)]
+    full = [(share, record) for share, record in found if share > NEARLY_FULL]
+    if not full:
+        return []
+    share, first = full[0]
+    which = f"first {first.mask or first.id} ({share:.0%})"
+    return [f"{len(full)} masks fill nearly all of their image, {which}; are they inverted?"]

@@ -222,4 +222,4 @@ def _examine_images(data: "AnomalyDataModule") -> "Report":
     copies = [line for line in leaks if line.startswith("same pixels")]
     notes = [line for line in leaks if line not in copies]  # official lists share patients
     notes += near_copy_notes(data.near_copies(), len(data.dataset("test")))
-    return Report(counts, [*data.rejected, *copies], notes + data.notes())
+    return Report(counts, [*data.rejected, *copies], [*data.check_notes(), *notes, *data.notes()])

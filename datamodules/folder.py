@@ -1,5 +1,8 @@
-"""The user's own images in folders."""
+"""The user's own images in folders, or in a table."""
 
+import contextlib
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,31 +13,40 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import AnomalyDataModule
-from datamodules.cache import Prepared
+from datamodules.cache import Prepared, content_digests
+from datamodules.checks import nearly_empty_range
+from datamodules.folder_layout import LAYOUT, match_masks, missing_group
+from datamodules.listing import RASTER, VOLUMES, Listing, companions, kind, list_files, shown, walk
 from datamodules.preprocessing import (
     check_mask,
+    decode_picture,
     match_channels,
     plain,
     read_mask,
-    read_picture,
+    read_volume_mask,
     resize_image,
     resize_mask,
-    to_unit,
+    unit_picture,
 )
-from datamodules.reading import NIFTI, BadFile, list_files, read_nifti, suffix
+from datamodules.reading import Array, BadFile, Bounds, Decoded, Volume, picture_size, read_volume_file
 from datamodules.records import Record, held_out
+from datamodules.table import read_table
 from zoo.errors import UserError
+from zoo.files import write_text
 
-LAYOUT = "train/normal, test/normal, test/anomalous and optionally masks and train/unlabeled"
+_MAY_STATE_NOTHING = (".tif", ".tiff", ".npy", ".npz", *VOLUMES)
 
 
 class Folder(AnomalyDataModule):
-    """``train/normal``, ``test/normal``, ``test/anomalous`` and optionally ``masks`` below one root.
+    """``train/normal``, and to test ``test/normal`` and ``test/anomalous`` with or without ``masks``, below one root.
 
-    Reads png, jpg, tif, bmp, npy, dcm and nii/nii.gz, the last ones slice by slice along the third axis as stored. A
-    mask has the stem of its image (``test/anomalous/a/x.png`` and ``masks/a/x.png``); any type, NIfTI for volumes.
-    With ``unlabeled``, ``train/unlabeled`` holds images of unknown health.
-    Values are in [0, 1]: see :func:`~datamodules.preprocessing.read_picture`.
+    Reads what :data:`datamodules.listing.SUFFIXES` lists and DICOM files of any name; volumes slice by slice along the
+    third axis as stored. A mask has the name of its image, up to ``_mask``, ``_seg`` or ``_gt``
+    (``test/anomalous/a/x.png`` and ``masks/a/x.png``); any type, a volume for volumes. With ``unlabeled``,
+    ``train/unlabeled`` holds images of unknown health. A ``table`` says all this instead of folders.
+
+    Values are in [0, 1] on one grey scale: ``intensity_range``; else what each header states; else, for files that
+    state nothing (floats, volumes), the lowest and highest value of all such training files.
     """
 
     card = {
@@ -58,6 +70,8 @@ class Folder(AnomalyDataModule):
     def __init__(
         self,
         *,
+        root: str | None = None,
+        table: str | None = None,
         image_size: int | tuple[int, ...] | None = None,
         in_channels: int | None = None,
         intensity_range: tuple[float, float] | None = None,
@@ -67,6 +81,9 @@ class Folder(AnomalyDataModule):
         """Remember the arguments.
 
         Args:
+            root: folder of the images; None: the table's folder, or without a table a phantom.
+            table: CSV file with the column path and, as far as known, label, mask, subject, split and further columns;
+                see :func:`~datamodules.table.read_table`. None: the folders decide.
             image_size: side or (height, width); None keeps the files' size, which must then be one and the same.
             in_channels: 1 or 3; None: 3 if the first training file is in colour.
             intensity_range: values that become 0 and 1, for example (0, 4095) for 12-bit films; None: see above.
@@ -75,7 +92,10 @@ class Folder(AnomalyDataModule):
                 count as one case. None: every file is a case.
             **common: see :class:`AnomalyDataModule`.
         """
-        super().__init__(image_size=image_size, **common)
+        self.table = None if table is None else Path(table).expanduser()
+        if root is None and self.table is not None:
+            root = str(self.table.parent)
+        super().__init__(root=root, image_size=image_size, **common)
         try:
             self.case_pattern = None if case_pattern is None else re.compile(case_pattern)
         except re.error as error:
@@ -85,39 +105,48 @@ class Folder(AnomalyDataModule):
             raise UserError(f"data.case_pattern {case_pattern}: one group is expected, found {found}")
         if in_channels not in (None, 1, 3):
             raise UserError(f"data.in_channels must be 1 or 3, found {in_channels}")
+        if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
+            low, high = intensity_range
+            raise UserError(f"data.intensity_range [{low:g}, {high:g}]: black comes first, then a larger value, white")
         self.in_channels, self.intensity_range = in_channels, intensity_range
         self._channels = in_channels
+        self._grey_scale: Bounds | None = None
+        self._listings: dict[str, Listing] = {}
 
     def index(self, root: Path) -> list[Record]:
-        """Records by folder."""
-        groups = {name: _group(root, name) for name in ("train/normal", "test/normal", "test/anomalous")}
-        masks = root / "masks"
-        found = (
-            {p.relative_to(masks).with_suffix("").as_posix(): p for p in list_files(masks)} if masks.is_dir() else {}
-        )
-        train = [file.relative_to(root).as_posix() for file in groups["train/normal"]]
+        """Records by folder, or by the table."""
+        if self.table is not None:
+            options: dict[str, Any] = {"val_fraction": self.val_fraction, "seed": self.seed}
+            records = read_table(self.table, root, case_of=self.case_of, report=self.report, **options)
+            return [record for record in records if self.unlabeled or record.split != "unlabeled"]
+        train = [shown(file.relative_to(root).as_posix()) for file in self._group("train/normal")]
         val = held_out([self.case_of(name) or name for name in train], self.val_fraction, self.seed)
-        records = [
-            _record(root, root / name, "val" if (self.case_of(name) or name) in val else "train") for name in train
-        ]
-        records += [_record(root, file, "test") for file in groups["test/normal"]]
-        anomalous = root / "test" / "anomalous"
-        used = set()
-        problems: list[BadFile] = []
-        for file in groups["test/anomalous"]:
-            stem = _stem(file, anomalous)
-            mask = found.get(stem, found.get(stem + "_mask"))
-            if found and mask is None:
-                problems.append(BadFile(file, f"no mask {masks / stem}.*", f"add it, or remove the folder {masks}"))
-            used.add(mask)
-            if mask is not None or not found:
-                records.append(_record(root, file, "test", label=1, mask=mask))
-        orphans = sorted(str(mask) for mask in found.values() if mask not in used)
-        problems += [BadFile(mask, f"no image of that name in {anomalous}", "rename or remove it") for mask in orphans]
+        records = [_record(root, file, "train") for file in self._group("train/normal")]
+        records = [replace(one, split="val") if (self.case_of(one.id) or one.id) in val else one for one in records]
+        records += [_record(root, file, "test") for file in self._group("test/normal", needed=False)]
+        anomalous = self._group("test/anomalous", needed=False)
+        masks, problems = match_masks(root, anomalous)
         self.report(problems)
+        records += [_record(root, file, "test", 1, masks[file]) for file in anomalous if file in masks]
         if self.unlabeled:
-            records += [_record(root, file, "unlabeled") for file in _group(root, "train/unlabeled")]
+            records += [_record(root, file, "unlabeled") for file in self._group("train/unlabeled")]
         return [self._with_case(record) for record in records]
+
+    def _group(self, name: str, *, needed: bool = True) -> list[Path]:
+        root = self.folder()
+        if not (root / name).is_dir():
+            if needed or (root / "test").is_dir():
+                message = missing_group(root, name)
+                if needed or "rename" in message:
+                    raise UserError(message)
+            return []
+        if name not in self._listings:
+            self._listings[name] = walk(root / name)
+        listing = self._listings[name]
+        note = listing.note()
+        if not listing.files and needed:
+            raise UserError(f"{root / name}: no image in it; {note or f'the folders {LAYOUT} are expected'}")
+        return listing.files
 
     def _with_case(self, record: Record) -> Record:
         case = self.case_of(record.id)
@@ -132,63 +161,147 @@ class Folder(AnomalyDataModule):
         found = None if self.case_pattern is None else self.case_pattern.search(name)
         return "" if found is None else found[1] or ""
 
+    def test_dataloader(self) -> Any:
+        """The test set.
+
+        Raises:
+            UserError: there are no healthy or no anomalous images to test.
+        """
+        labels = self.dataset("test").labels
+        for label, name in enumerate(("normal", "anomalous")):
+            if not (labels == label).any():
+                where = f"{self.table}: no line" if self.table else f"{self.folder() / 'test' / name}: no image"
+                raise UserError(f"{where} to test that is {name}; training does without, the test needs both kinds")
+        return super().test_dataloader()
+
     def preprocessing(self) -> Callable[[Record], Prepared]:
         """Read, scale, resize."""
-        return partial(prepare_file, size=self._target(), channels=self.channels, bounds=self.intensity_range)
+        scale: dict[str, Any] = {"bounds": self.intensity_range, "otherwise": self.grey_scale()}
+        return partial(prepare_file, size=self._target(), channels=self.channels, **scale)
 
     def _target(self) -> tuple[int, ...] | None:
         unknown = self.image_size is None and self.store is None
         return None if unknown else self.spatial_size
 
+    def _training_files(self) -> list[Path]:
+        if self.table is None:
+            return self._group("train/normal")
+        return [Path(record.image) for record in self.index(self.folder()) if record.split in ("train", "val")]
+
     @property
     def channels(self) -> int:
         """As set, or as the first training file has (the first readable one if reading is lenient)."""
         if self._channels is None:
-            files = _group(self.folder(), "train/normal")
-            self._channels = next(filter(None, map(self._channels_of, files)), 1)
+            self._channels = next(filter(None, map(self._channels_of, self._training_files())), 1)
         return self._channels
 
     def _channels_of(self, file: Path) -> int | None:
-        if suffix(file) in NIFTI:
+        if kind(file) in VOLUMES:
             return 1
         try:
-            return int(read_picture(str(file)).shape[-1])
+            return int(decode_picture(str(file)).values.shape[-1])
         except BadFile:
             if self.bad_files == "strict":
                 raise
             return None
 
+    def grey_scale(self) -> Bounds | None:
+        """Values that become 0 and 1 in files that state none: lowest and highest of all such training files.
+
+        Floats that lie in [0, 1] keep it. Where all training files state a scale, that of the first. None if the user
+        states one.
+        """
+        if self.intensity_range is None and self._grey_scale is None:
+            files = self._training_files()
+            asked = [str(file) for file in files if kind(file) in _MAY_STATE_NOTHING]
+            self._grey_scale = self._measured_scale(asked) if asked else None
+            self._grey_scale = self._grey_scale or next(filter(None, map(_stated, map(str, files))), (0.0, 1.0))
+        return self._grey_scale
+
+    @classmethod
+    def open_for_check(cls, root: Path, **options: Any) -> "Folder":
+        """Pictures of several sizes are brought to one for the comparisons."""
+        sizes = set()
+        for file in list_files(root):
+            if kind(file) in RASTER:
+                with contextlib.suppress(BadFile):  # told when it is read
+                    sizes.add(picture_size(file))
+            else:
+                sizes.add((0, 0))
+        return cls(root=str(root), **{"image_size": 128 if len(sizes) > 1 else None, **options})
+
+    def check_notes(self) -> list[str]:
+        """Files that are not read, and a grey scale that the images hardly use."""
+        notes = [f"{name}: {listing.note()}" for name, listing in self._listings.items() if listing.note()]
+        assert self.store is not None
+        used = nearly_empty_range(self.store)
+        if used is not None:
+            scale = self.intensity_range or _stated(self.manifest[0].image) or self.grey_scale() or (0.0, 1.0)
+            low, high = (scale[0] + share * (scale[1] - scale[0]) for share in used)
+            if scale[0] == 0 and scale[1] in (65535.0, 255.0):  # counts: a whole number of bits
+                low, high = 0.0, float(2 ** int(np.ceil(np.log2(max(high, 1) + 1))) - 1)
+            notes.append(
+                f"all images lie in [{used[0]:.2g}, {used[1]:.2g}] of the grey scale {scale[0]:g} to {scale[1]:g}; "
+                f"set --data.intensity_range [{low:g}, {high:g}]"
+            )
+        return notes + super().check_notes()
+
+    def _measured_scale(self, files: list[str]) -> Bounds | None:
+        """Kept beside the cache under the digest of the files: reading them takes a while."""
+        digests = content_digests(files, self.cache_dir)
+        key = hashlib.sha256("".join(digests[file] for file in files).encode()).hexdigest()[:24]
+        memo = self.cache_dir / "scales" / f"{key}.json"
+        if not memo.is_file():
+            found = [bounds for bounds in map(_measured, files) if bounds is not None]
+            low, high = (min(one[0] for one in found), max(one[1] for one in found)) if found else (0.0, 0.0)
+            write_text(memo, json.dumps([low, high] if found else None), shared=True)
+        low, high = json.loads(memo.read_text()) or (0.0, 0.0)
+        if low >= high:
+            return None
+        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
     @property
     def parameters(self) -> dict[str, Any]:
         """Size, channels and scaling."""
-        return plain({"size": self._target(), "channels": self.channels, "intensity_range": self.intensity_range})
+        scale = {"intensity_range": self.intensity_range, "grey_scale": self.grey_scale()}
+        return plain({"size": self._target(), "channels": self.channels, **scale})
 
 
-def _group(root: Path, name: str) -> list[Path]:
-    folder = root / name
-    if not folder.is_dir():
-        deeper = sorted(str(inner.parents[len(Path(name).parts) - 1]) for inner in root.glob(f"*/{name}"))
-        hint = f"pass {deeper[0]} instead" if deeper else f"the folders {LAYOUT} are expected"
-        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:6]) or "nothing"
-        raise UserError(f"{root}: no folder {name} (found {found}); {hint}")
-    files = list_files(folder)
-    if not files:
-        raise UserError(f"{folder}: no image in it; readable are png, jpg, tif, bmp, npy, dcm, nii and nii.gz")
-    return files
+def _decoded(path: str, shown_as_stated: bool) -> Decoded | Volume:
+    if kind(path) in VOLUMES:
+        return read_volume_file(path, canonical=False)
+    return decode_picture(path, shown_as_stated=shown_as_stated)
 
 
-def _stem(file: Path, folder: Path) -> str:
-    name = file.relative_to(folder).as_posix()
-    return name[: -len(suffix(file))]
+def _stated(path: str) -> Bounds | None:
+    try:
+        return _decoded(path, True).stated
+    except BadFile:  # told when it is read
+        return None
+
+
+def _measured(path: str) -> Bounds | None:
+    """Lowest and highest value of a file that states no scale."""
+    try:
+        decoded = _decoded(path, True)
+    except BadFile:
+        return None
+    return None if decoded.stated else (float(decoded.values.min()), float(decoded.values.max()))
 
 
 def _record(root: Path, file: Path, split: str, label: int = 0, mask: Path | None = None) -> Record:
-    name = file.relative_to(root).as_posix()
-    return Record(name, str(file), split, label, mask=None if mask is None else str(mask))
+    parts = tuple(map(str, companions(file)))
+    name = shown(file.relative_to(root).as_posix())
+    return Record(name, str(file), split, label, mask=None if mask is None else str(mask), companions=parts)
 
 
 def prepare_file(
-    record: Record, *, size: tuple[int, ...] | None, channels: int, bounds: tuple[float, float] | None
+    record: Record,
+    *,
+    size: tuple[int, ...] | None,
+    channels: int,
+    bounds: Bounds | None = None,
+    otherwise: Bounds | None = None,
 ) -> Prepared:
     """Read one picture, or a volume by slices, in [0, 1].
 
@@ -196,36 +309,32 @@ def prepare_file(
         record: the file and its mask.
         size: ``(H, W)``, None keeps the file's.
         channels: 1 or 3.
-        bounds: values that become 0 and 1.
+        bounds: values that become 0 and 1, as the user states them.
+        otherwise: values that become 0 and 1 in files that state none.
 
     Raises:
         BadFile: not decodable, or a mask that does not fit.
     """
-    if suffix(record.image) in NIFTI:
-        return _prepare_volume(record, size, channels, bounds)
-    image = read_picture(record.image, bounds)
+    decoded = _decoded(record.image, bounds is None)
+    image = unit_picture(record.image, decoded, bounds, otherwise)
+    target = image.shape[:2] if size is None else (size[0], size[1])
+    if isinstance(decoded, Volume):
+        return _prepare_volume(record, decoded, image, target, channels)
     mask = None if record.mask is None else read_mask(record.mask)
     if mask is not None and record.mask is not None:
         check_mask(record.image, image, record.mask, mask)
-    target = image.shape[:2] if size is None else (size[0], size[1])
     image = np.moveaxis(resize_image(match_channels(image, channels), target), -1, 0)
     return Prepared(image[None], None if mask is None else resize_mask(mask, target)[None])
 
 
-def _prepare_volume(
-    record: Record, size: tuple[int, ...] | None, channels: int, bounds: tuple[float, float] | None
-) -> Prepared:
-    volume, affine = read_nifti(record.image, canonical=False)
-    target = volume.shape[:2] if size is None else (size[0], size[1])
-    planes = resize_image(to_unit(volume, bounds), target)  # slices are resized like channels
+def _prepare_volume(record: Record, volume: Volume, unit: Array, target: tuple[int, ...], channels: int) -> Prepared:
+    height, width, depth = unit.shape
+    planes = resize_image(unit, (target[0], target[1]))  # slices are resized like channels
     image = np.repeat(np.moveaxis(planes, -1, 0)[:, None], channels, axis=1)
     mask = None
     if record.mask is not None:
-        truth = read_nifti(record.mask, canonical=False)[0] > 0
-        if truth.shape != volume.shape:
-            raise BadFile(record.mask, f"shape {truth.shape}, its image has {volume.shape}", "give matching files")
-        mask = np.stack([resize_mask(truth[..., k], target) for k in range(truth.shape[-1])])
+        truth = read_volume_mask(record.mask, unit.shape, volume.affine, volume.oriented)
+        mask = np.stack([resize_mask(truth[..., k], (target[0], target[1])) for k in range(depth)])
     labels = None if mask is None else tuple(int(one.any()) for one in mask)
-    zoom = np.linalg.norm(affine[:3, :2], axis=0) * np.array(volume.shape[:2]) / np.array(target)
-    spacing = (float(zoom[0]), float(zoom[1]))
-    return Prepared(image, mask, None, labels, tuple(range(volume.shape[-1])), spacing)
+    zoom = np.linalg.norm(volume.affine[:3, :2], axis=0) * np.array([height, width]) / np.array(target)
+    return Prepared(image, mask, None, labels, tuple(range(depth)), (float(zoom[0]), float(zoom[1])))

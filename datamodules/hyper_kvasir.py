@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
 from datamodules.layout import locate
+from datamodules.listing import list_files
 from datamodules.preprocessing import (
     ccd_crop,
     check_mask,
@@ -24,7 +25,7 @@ from datamodules.preprocessing import (
     resize_image,
     resize_mask,
 )
-from datamodules.reading import BadFile, list_files
+from datamodules.reading import BadFile
 from datamodules.records import Record, hash_order, held_out
 
 Crop = Literal["view", "ccd", "none"]

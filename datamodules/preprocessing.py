@@ -1,10 +1,24 @@
 """The preprocessing of each paper as one named function, and the steps that they share."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from datamodules.reading import DICOM, NIFTI, NUMPY, Array, BadFile, Dicom, read_array, read_dicom, read_raster, suffix
+from datamodules.listing import DICOM, NUMPY, VOLUMES, kind
+from datamodules.reading import (
+    Array,
+    BadFile,
+    Bounds,
+    Decoded,
+    Dicom,
+    Volume,
+    read_array_file,
+    read_film,
+    read_mask_file,
+    read_picture_file,
+    read_volume_file,
+)
 
 
 def resize_image(image: Array, size: tuple[int, int]) -> Array:
@@ -43,33 +57,64 @@ def to_unit(values: Array, bounds: tuple[float, float] | None = None) -> Array:
     return np.clip(scaled, 0, 1)
 
 
-def film_values(film: Dicom) -> Array:
-    """Modality values of a DICOM film, cut to its window; large = bright. ``(H, W)`` float32."""
-    values = film.pixels.astype(np.float32) * np.float32(film.slope) + np.float32(film.intercept)
-    if film.window is not None:
-        centre, width = film.window
-        values = np.clip(values, centre - width / 2, centre + width / 2)
-    return values.max() + values.min() - values if film.inverted else values
+def decode_picture(path: str, *, shown_as_stated: bool = True) -> Decoded:
+    """One picture from any readable 2-D file.
 
-
-def read_picture(path: str, bounds: tuple[float, float] | None = None) -> Array:
-    """One picture from any readable 2-D file, in [0, 1]: ``(H, W, C)`` float32.
-
-    8- and 16-bit pictures are scaled by the range of their type, DICOM films by their window, float arrays by their own
-    range; ``bounds`` overrides all of these.
+    Args:
+        path: picture, DICOM film or array.
+        shown_as_stated: films through their window; False: modality values, such as Hounsfield units.
 
     Raises:
-        BadFile: not decodable.
+        BadFile: not decodable, or a volume.
     """
-    kind = suffix(path)
-    if kind in DICOM:
-        film = film_values(read_dicom(path))
-        return to_unit(film[..., None], bounds)
-    if kind in NUMPY:
-        return to_unit(read_array(path), bounds)
-    if kind in NIFTI:
+    how = kind(path)
+    if how in VOLUMES:
         raise BadFile(path, "a volume", "this data set reads single images")
-    return to_unit(read_raster(path), bounds)
+    if how in DICOM:
+        return read_film(path, shown_as_stated=shown_as_stated)
+    return read_array_file(path) if how in NUMPY else read_picture_file(path)
+
+
+def read_picture(path: str, bounds: Bounds | None = None, otherwise: Bounds | None = None) -> Array:
+    """One picture from any readable 2-D file, in [0, 1]: ``(H, W, C)`` float32.
+
+    The scale is stated, never taken from the file's own values: ``bounds``; else what the header states (the range of
+    8- and 16-bit counts, a film's window, table or stored bits); else ``otherwise``, the data set's scale; else the
+    range of the integer type, or [0, 1] for floats.
+
+    Args:
+        path: of the file.
+        bounds: values that become 0 and 1, as the user states them.
+        otherwise: values that become 0 and 1 where neither user nor header states any.
+
+    Raises:
+        BadFile: not decodable, a window or range that leaves nothing, or floats without a scale.
+    """
+    return unit_picture(path, decode_picture(path, shown_as_stated=bounds is None), bounds, otherwise)
+
+
+def unit_picture(path: str, decoded: Decoded | Volume, bounds: Bounds | None, otherwise: Bounds | None) -> Array:
+    """Scale what was decoded to [0, 1] float32; see :func:`read_picture`."""
+    values = decoded.values
+    if bounds is None:
+        bounds = decoded.stated or otherwise or _scale_without_statement(path, values)
+    unit = to_unit(values, bounds)
+    if unit.min() == unit.max() and values.min() != values.max():
+        low, high = float(values.min()), float(values.max())
+        found = f"values {low:g} to {high:g}, all outside the range shown, {bounds[0]:g} to {bounds[1]:g}"
+        raise BadFile(path, found, f"set --data.intensity_range, for example [{low:g}, {high:g}]")
+    return 1 - unit if getattr(decoded, "inverted", False) else unit
+
+
+def _scale_without_statement(path: str, values: Array) -> Bounds:
+    if values.dtype.kind in "iu":
+        limits = np.iinfo(values.dtype)
+        return float(limits.min), float(limits.max)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        found = f"floats from {low:g} to {high:g}, and nothing states which values are black and white"
+        raise BadFile(path, found, f"set --data.intensity_range, for example [{low:g}, {high:g}]")
+    return 0.0, 1.0
 
 
 def match_channels(image: Array, channels: int) -> Array:
@@ -82,20 +127,100 @@ def match_channels(image: Array, channels: int) -> Array:
 
 
 def read_mask(path: str) -> Array:
-    """Ground truth from an image file: ``(H, W)`` bool.
-
-    Files that hold only 0 and small labels count every non-zero value; others (JPEG masks are not binary) are cut at
-    half of the type's range.
+    """Ground truth from an image file: ``(H, W)`` bool, see :func:`marked`.
 
     Raises:
-        BadFile: not decodable.
+        BadFile: not decodable, or a volume.
     """
-    kind = suffix(path)
-    values = (read_array(path) if kind in NUMPY else read_raster(path))[..., 0]
-    if values.dtype == np.uint8 and suffix(path) in (".jpg", ".jpeg"):
-        return values > 127
-    high = float(values.max(initial=0))
-    return values > (0 if high < 128 or values.dtype != np.uint8 else 127)
+    how = kind(path)
+    if how in VOLUMES:
+        raise BadFile(path, "a volume", "a mask of one picture is expected")
+    if how in DICOM:
+        return marked(read_film(path, shown_as_stated=False))
+    return marked(read_array_file(path) if how in NUMPY else read_mask_file(path))
+
+
+def marked(mask: Decoded, *, colours: bool = True) -> Array:
+    """Which pixels or voxels a mask marks: all that are not background, ``(*S)`` bool.
+
+    Any colour, label or opacity may mark. Background is what is transparent, else black, else the most frequent value;
+    a mask of one value that is not black marks everything. Values between black and the brightest count where they are
+    labels (at most three of them, or with an area of their own) and are cut at half where they are soft edges. Lossy
+    files, which have no exact values, are cut at half of their brightest.
+
+    Args:
+        mask: picture or volume.
+        colours: the last axis holds channels.
+    """
+    codes = _codes(mask.values) if colours else mask.values
+    level = np.abs(mask.values.astype(np.float32))
+    level = level.max(-1) if colours else level
+    top = float(level.max())
+    if mask.lossy:
+        return level > max(top / 2, 16)
+    clear = np.zeros(level.shape, bool) if mask.alpha is None else mask.alpha <= mask.alpha.max() / 2
+    black = ~clear & (codes == 0)
+    found = ~clear & ~black
+    kinds, counts = np.unique(codes[found], return_counts=True)
+    if clear.any() and not (black.any() and found.any()):
+        return ~clear
+    if not black.any() and len(kinds) > 1:
+        found &= codes != kinds[counts.argmax()]
+    whole = codes.dtype.kind != "f" or bool((kinds == np.rint(kinds)).all())
+    if len(kinds) <= 3 or (whole and top < 128):
+        return found
+    return found & ((level > top / 2) | (np.isin(codes, _with_area(codes)) if whole else False))
+
+
+def _codes(values: Array) -> Array:
+    """One number for each colour ``(H, W)``; 0 is black."""
+    if values.shape[-1] == 1:
+        return values[..., 0]
+    red, green, blue = (values[..., channel].astype(np.int64) for channel in range(3))
+    return (red << 32) + (green << 16) + blue
+
+
+def _with_area(codes: Array) -> Array:
+    """Values that fill a block of 2 x 2 somewhere, as labels do and soft edges do not."""
+    first = codes[:-1, :-1]
+    return np.unique(first[(first == codes[1:, :-1]) & (first == codes[:-1, 1:]) & (first == codes[1:, 1:])])
+
+
+def read_volume_mask(path: str, shape: tuple[int, ...], affine: Array, oriented: bool) -> Array:
+    """Ground truth of a volume on the volume's own grid: ``(X, Y, Z)`` bool.
+
+    Axes that are stored in another order or direction are brought to the image's; other grids are refused.
+
+    Args:
+        path: of the mask.
+        shape: of the image.
+        affine: of the image, mm.
+        oriented: whether the image's header tells its directions.
+
+    Raises:
+        BadFile: not decodable, or not on the image's grid.
+    """
+    import nibabel as nib
+
+    if kind(path) not in VOLUMES:
+        raise BadFile(path, "a picture", "the mask of a volume is a volume")
+    mask = read_volume_file(path, canonical=False)
+    values, own = mask.values, mask.affine
+    if mask.oriented != oriented:
+        which = "its image" if mask.oriented else "it"
+        raise BadFile(path, f"{which} has no orientation in the header, the other has", "export both the same way")
+    if oriented:
+        turn = nib.orientations.ornt_transform(nib.io_orientation(own), nib.io_orientation(affine))
+        own = own @ nib.orientations.inv_ornt_aff(turn, values.shape)
+        values = nib.orientations.apply_orientation(values, turn)
+    if values.shape != tuple(shape):
+        raise BadFile(path, f"shape {mask.values.shape}, its image has {tuple(shape)}", "give matching files")
+    corners = np.array(list(product(*((0, side - 1) for side in shape), (1,)))).T
+    apart = float(np.abs((own - affine) @ corners).max())
+    if apart > 0.5 * float(np.linalg.norm(affine[:3, :3], axis=0).min()):
+        found = f"another place or direction than its image, {apart:.1f} mm apart"
+        raise BadFile(path, found, "resample it to the image's grid")
+    return marked(Decoded(values, None), colours=False)
 
 
 def check_mask(image_path: str, image: Array, mask_path: str, mask: Array) -> None:

@@ -27,6 +27,7 @@ class Record:
         boxes: ground truth as ``(x0, y0, x1, y1)`` in pixels of the file.
         companions: absolute paths of further files that preprocessing reads.
         source: the collection that the image comes from, empty when there is but one.
+        columns: what else a table says, as ``(column, cell)``: age, sex, scanner, ...
     """
 
     id: str
@@ -39,6 +40,7 @@ class Record:
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     companions: tuple[str, ...] = ()
     source: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:

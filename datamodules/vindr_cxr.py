@@ -14,8 +14,9 @@ import numpy as np
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared
 from datamodules.layout import locate
+from datamodules.listing import DICOM, kind, list_files
 from datamodules.preprocessing import body, box_mask, multi_task_film, plain, read_picture, resize_mask
-from datamodules.reading import DICOM, BadFile, Dicom, read_dicom, suffix
+from datamodules.reading import BadFile, Dicom, read_dicom
 from datamodules.records import UNLABELED_ILL, Record, hash_order, held_out, unlabeled_pool
 from zoo.errors import UserError
 
@@ -175,7 +176,7 @@ class VinDrCXR(AnomalyDataModule):
         """Films of both folders, listed or not."""
         folders = {Path(record.image).parent.parent for record in self.manifest}
         base = min(folders) if folders else self.folder()
-        return {f"{part} films": len(list((base / part).glob("*.dic*m"))) for part in ("train", "test")}
+        return {f"{part} films": len(list_files(base / part, DICOM)) for part in ("train", "test")}
 
     def notes(self) -> list[str]:
         """Films without three readers, boxes beyond their film."""
@@ -185,7 +186,7 @@ class VinDrCXR(AnomalyDataModule):
 
 def _films(folder: Path) -> dict[str, Path]:
     kinds = (*DICOM, ".png", ".jpg")
-    return {file.name.split(".")[0]: file for file in sorted(folder.glob("*")) if suffix(file) in kinds}
+    return {file.name.split(".")[0]: file for file in list_files(folder, kinds)}
 
 
 def _table(path: Path, wanted: Iterable[str]) -> list[dict[str, str]]:
@@ -254,7 +255,7 @@ def overhang_notes(records: Iterable[Record]) -> list[str]:
 
     beyond = []
     for record in records:
-        if not record.boxes or suffix(record.image) not in DICOM:
+        if not record.boxes or kind(record.image) not in DICOM:
             continue
         try:
             header: Any = pydicom.dcmread(record.image, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
@@ -323,7 +324,7 @@ def prepare_film(record: Record, *, size: tuple[int, int]) -> Prepared:
     Raises:
         BadFile: not decodable, constant, or a box outside the film; boxes that reach beyond it are cut.
     """
-    if suffix(record.image) in DICOM:
+    if kind(record.image) in DICOM:
         film = read_dicom(record.image)
     else:  # copies that were exported to PNG
         film = Dicom(read_picture(record.image)[..., 0], 1.0, 0.0, None, False, None)

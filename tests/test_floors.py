@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("zoo.errors",),
     ("zoo.files",),
+    ("datamodules.listing", "datamodules.reading"),
     ("zoo.registry", "zoo.configs", "zoo.metrics", "zoo.scoring", "zoo.sample", "zoo.foreground", "zoo.allocator"),
     ("zoo.callbacks", "zoo.synthetic", "zoo.nn", "zoo.checkpoints", "zoo.decision"),
     ("zoo.module", "zoo.staging", "zoo.run_folder"),

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-_DOUBLE = (".nii.gz",)
+_DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz", ".ome.tif", ".ome.tiff", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def _disk_error(error: BaseException, partial: Path) -> OSError | None:
 
 
 def suffix(path: Path | str) -> str:
-    """Lower-case suffix of a file's name; ``.nii.gz`` counts as one.
+    """Lower-case suffix of a file's name; double ones such as ``.nii.gz`` count as one.
 
     Args:
         path: path or name.

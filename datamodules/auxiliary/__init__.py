@@ -6,7 +6,8 @@ A file holds nothing but a ``card`` (see :mod:`datamodules.registry`).
 from pathlib import Path
 
 from datamodules.checks import Report
-from datamodules.reading import NIFTI, RASTER, BadFile, list_files, read_nifti, read_raster, suffix
+from datamodules.listing import NIFTI, RASTER, walk
+from datamodules.reading import BadFile, read_raster, read_volume_file
 from datamodules.registry import DataSet
 
 
@@ -17,14 +18,19 @@ def usage(source: DataSet, root: Path) -> str:
 
 def examine(source: DataSet, root: Path) -> Report:
     """Read all files of the source."""
-    files = list_files(root, NIFTI if source.images == "volumes" else RASTER)
+    listing = walk(root, NIFTI if source.images == "volumes" else RASTER)
+    files = listing.files
     errors = [] if files else [f"{root}: no {source.layout} below it"]
     for file in files:
         try:
-            if suffix(file) in NIFTI:
-                read_nifti(file, canonical=True)
+            if source.images == "volumes":
+                read_volume_file(file, canonical=True)
             else:
                 read_raster(file)
         except BadFile as problem:
             errors.append(str(problem))
-    return Report({"volumes" if source.images == "volumes" else "images": len(files)}, errors, [])
+    return Report(
+        {"volumes" if source.images == "volumes" else "images": len(files)},
+        errors,
+        [listing.note()] if listing.note() else [],
+    )

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.brain.trees import Case, volumes, with_outlines
-from datamodules.reading import NIFTI, BadFile, is_hidden, suffix
+from datamodules.listing import NIFTI, is_hidden, list_folders
+from datamodules.reading import BadFile
 from datamodules.records import Record
+from zoo.files import suffix
 
 _WORDS = {"t1": ("t1", "t1n"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
@@ -24,7 +26,7 @@ def find_cases(root: Path, sequence: str, problems: list[BadFile], *, prefix: st
         problems: gets what is wrong.
         prefix: beginning of the names of the cases' folders.
     """
-    folders = [path for path in root.rglob(f"{prefix}*") if path.is_dir() and "_phantom_truth" not in path.parts]
+    folders = [path for path in list_folders(root) if path.name.startswith(prefix)]
     cases = (
         Case(
             folder,

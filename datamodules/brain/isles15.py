@@ -1,11 +1,14 @@
 """ISLES 2015, SISS (Maier et al., Medical Image Analysis 2017): subacute strokes with outlines."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from datamodules.brain.trees import Case, with_outlines
-from datamodules.reading import NIFTI, BadFile, is_hidden, suffix
+from datamodules.listing import NIFTI, is_hidden, list_folders
+from datamodules.reading import BadFile
 from datamodules.records import Record
+from zoo.files import suffix
 
 card = {
     "title": "strokes, T1 T2 FLAIR DWI with outlines",
@@ -28,8 +31,8 @@ _WORDS = {"t1": "MR_T1", "t2": "MR_T2", "flair": "MR_Flair"}
 
 def find(root: Path, sequence: str, problems: list[BadFile]) -> Iterator[Record]:
     """Cases with their ground truth (``OT``); testing data have none."""
-    found = {path.parent for path in root.rglob("VSD.Brain*MR_T2*") if path.is_dir()}
-    folders = sorted((p for p in found if "_phantom_truth" not in p.parts), key=lambda p: (p.parent, p.name.zfill(4)))
+    found = {path.parent for path in list_folders(root) if fnmatchcase(path.name, "VSD.Brain*MR_T2*")}
+    folders = sorted(found, key=lambda path: (path.parent, path.name.zfill(4)))
     cases = (
         Case(folder, folder.name, *(_file(folder, word) for word in (_WORDS[sequence], "MR_T1", "OT")))
         for folder in folders

@@ -5,19 +5,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.reading import NIFTI, BadFile, is_hidden, suffix
+from datamodules.listing import NIFTI, list_files
+from datamodules.reading import BadFile
 from datamodules.records import Record
 
 
 def volumes(root: Path, pattern: str) -> list[Path]:
     """Volumes below ``root`` by a pattern of their names, which may be spelled in any case (``.NII.GZ``)."""
     folder, _, name = pattern.rpartition("/")
-    return sorted(
+    return [
         path
-        for path in root.rglob(f"{folder}/*" if folder else "*")
-        if suffix(path) in NIFTI and fnmatchcase(path.name.lower(), name.lower())
-        if path.is_file() and not is_hidden(path) and "_phantom_truth" not in path.parts
-    )
+        for path in list_files(root, NIFTI)
+        if fnmatchcase(path.name.lower(), name.lower()) and folder in ("", path.parent.name)
+    ]
 
 
 def one_a_volunteer(

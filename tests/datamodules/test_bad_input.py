@@ -53,7 +53,10 @@ def test_empty_class_folder(own: Path) -> None:
     shutil.rmtree(own / "test" / "normal")
     (own / "test" / "normal").mkdir()
     (own / "test" / "normal" / ".DS_Store").write_bytes(b"x")
-    assert _message(own).startswith(f"{own}/test/normal: no image in it")
+    data = _folder(own)
+    data.train_dataloader()  # healthy images alone are enough to train
+    with pytest.raises(UserError, match=f"{own}/test/normal: no image to test"):
+        data.test_dataloader()
 
 
 def _truncate(path: Path) -> None:

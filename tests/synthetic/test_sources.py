@@ -95,7 +95,7 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match=r"no image below it; readable are \.nii"):
         read_volumes(tmp_path, 1)
     (tmp_path / "a.nii.gz").write_bytes(b"no volume")
-    with pytest.raises(UserError, match=r"a\.nii\.gz: cannot be read as a volume"):
+    with pytest.raises(UserError, match=r"a\.nii\.gz: damaged NIfTI"):
         read_volumes(tmp_path, 1)
     (tmp_path / "a.nii.gz").unlink()
     write_volumes(tmp_path, 1)
@@ -103,7 +103,7 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="different sizes"):
         read_volumes(tmp_path, 1)
     (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"b\.png: cannot be read as an image"):
+    with pytest.raises(UserError, match=r"b\.png: not an image"):
         read_sources(tmp_path, (32, 32), 1)
 
 

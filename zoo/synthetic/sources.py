@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from datamodules.listing import RASTER, VOLUMES, kind, list_files
+from datamodules.reading import read_array_file, read_picture_file, read_volume_file
 from zoo.errors import UserError
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
-_VOLUMES = (".nii", ".nii.gz")
 
 
 class ImagesOfSplit:
@@ -59,7 +58,7 @@ def read_sources(
     Raises:
         UserError: nothing to read, or a file that cannot be read.
     """
-    chosen = _choose(folder, _PICTURES, most, seed, share)
+    chosen = _choose(folder, (*RASTER, ".npy"), most, seed, share)
     return np.stack([np.repeat(_picture(file, size)[None], channels, 0) for file in chosen])
 
 
@@ -81,7 +80,7 @@ def read_volumes(
     Raises:
         UserError: nothing to read, a file that cannot be read, or sizes that differ.
     """
-    read = [_volume(file) for file in _choose(folder, _VOLUMES, most, seed, share)]
+    read = [_volume(file) for file in _choose(folder, VOLUMES, most, seed, share)]
     if len({volume.shape for volume, _ in read}) > 1:
         raise UserError(f"model.other_images {folder}: volumes of different sizes; give those of one data set")
     volumes, inside = (np.stack(part) for part in zip(*read, strict=True))
@@ -89,8 +88,7 @@ def read_volumes(
 
 
 def _choose(folder: Path, suffixes: tuple[str, ...], most: int, seed: int, share: float) -> list[Path]:
-    found = folder.rglob("*") if folder.is_dir() else ()
-    files = sorted(file for file in found if file.name.lower().endswith(suffixes))
+    files = list_files(folder, suffixes) if folder.is_dir() else []
     if not files:
         raise UserError(f"model.other_images {folder}: no image below it; readable are {', '.join(suffixes)}")
     count = min(most, max(1, round(share * len(files))))
@@ -144,29 +142,10 @@ def abdomen_source(volume: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def _picture(file: Path, size: tuple[int, ...]) -> NDArray[np.float32]:
-    from PIL import Image
-
-    try:
-        if file.suffix == ".npy":
-            pixels = np.load(file, allow_pickle=False)
-        else:
-            with Image.open(file) as opened:  # 16-bit and floating pictures are grey
-                pixels = np.asarray(opened if opened.mode[0] in "IF" else opened.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as an image ({error}); remove it or fetch it again") from error
-    if pixels.ndim != 2 and pixels.shape[2:] != (3,):
-        raise UserError(f"{file}: an array {pixels.shape}, expected (H, W) or (H, W, 3)")
+    decoded = read_array_file(file) if kind(file) == ".npy" else read_picture_file(file)
+    pixels = decoded.values[..., 0] if decoded.values.shape[-1] == 1 else decoded.values
     return natural_source(pixels, size).astype(np.float32)
 
 
 def _volume(file: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    import nibabel
-
-    try:
-        image = nibabel.as_closest_canonical(nibabel.load(file))  # type: ignore[attr-defined]
-        volume = np.asarray(image.dataobj, np.float32).T  # type: ignore[attr-defined]
-    except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise UserError(f"{file}: cannot be read as a volume ({error}); remove it or fetch it again") from error
-    if volume.ndim != 3:
-        raise UserError(f"{file}: {volume.ndim} dimensions, expected 3")
-    return abdomen_source(volume)
+    return abdomen_source(read_volume_file(file, canonical=True).values.T)
