@@ -58,8 +58,7 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Every imported module with its line, but for those under ``if TYPE_CHECKING``."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield from _imports(other)
+            yield from _imports(ast.Module(node.orelse, []))
         elif isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
