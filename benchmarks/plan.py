@@ -11,7 +11,9 @@ from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import find, load_class, methods, nearest
 
-_KEYS = ("name", "models", "data", "seeds", "trainer", "budget", "timeout_minutes", "published")
+_KEYS = ("name", "models", "data", "seeds", "trainer", "metrics", "budget", "timeout_minutes", "published")
+# How images are served in training is the method's affair; which images, the benchmark's data entry says alone.
+_SERVING = ("batch_size", "random_crop", "val_fraction", "max_val_images")
 _SATURATED = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
     "init_args": {
@@ -50,6 +52,13 @@ class Cell(NamedTuple):
         return f"{self.method}--{self.dataset}--{self.seed}"
 
 
+class _Entry(NamedTuple):
+    """A method or a data set of the benchmark: its shipped configuration, and what the benchmark says over it."""
+
+    shipped: dict[str, Any]
+    said: dict[str, Any]
+
+
 class Plan(NamedTuple):
     """A benchmark.
 
@@ -68,6 +77,10 @@ class Plan(NamedTuple):
 
 def read_plan(source: str, out: Path = Path()) -> Plan:
     """Read a benchmark's configuration: a path, or the short name of a shipped one (``quick``).
+
+    A cell's configuration merges, later ones winning: the data set's configuration; the method's (``model``,
+    ``trainer``, ``metrics``, and of ``data`` what concerns the serving of images, :data:`_SERVING`); what the benchmark
+    says in the data entry, then in the model entry; the benchmark's ``trainer`` and ``metrics``.
 
     The model ``"*"`` stands for every registered method that no other entry uses (but ensembles); of its ``init_args``
     each method takes those it has. A model with ``folds: [0, 1, ...]`` becomes one for each fold (``NAME_fold0``,
@@ -90,11 +103,12 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise UserError(f"{path}: seeds must be a list of integers, found {seeds!r}")
-    prints = {name: data_fingerprint(entry) for name, entry in data.items()}
-    trainer = _trainer(path, content)
+    prints = {name: data_fingerprint(_merged(*entry)) for name, entry in data.items()}
+    common = {"trainer": _trainer(path, content), "metrics": content.get("metrics", {})}
     cells: list[Cell] = []
     for dataset, method, seed in itertools.product(data, models, seeds):
-        config = _merged(models[method], data[dataset], {"trainer": trainer})
+        shipped, said = zip(data[dataset], models[method], strict=True)
+        config = _merged(*shipped, *said, common)
         config |= {"seed_everything": seed, "test_after_fit": True}
         text = json.dumps([config, prints[dataset]], sort_keys=True)
         needs = tuple(f"{member}--{dataset}--{seed}" for member in ensembles.get(method, ()))
@@ -169,9 +183,9 @@ def _with_all(entries: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """Configurations by name with folds expanded, and the members of each ensemble."""
-    models: dict[str, dict[str, Any]] = {}
+def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, _Entry], dict[str, list[str]]]:
+    """Methods by name with folds expanded, and the members of each ensemble."""
+    models: dict[str, _Entry] = {}
     ensembles: dict[str, list[str]] = {}
     for name, entry in entries.items():
         entry = {} if entry is None else {"config": entry} if isinstance(entry, str) else dict(entry)
@@ -185,31 +199,45 @@ def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, dict[str, An
         for member, member_entry in members.items():
             models[member] = _model(path, name, member_entry)
         if ensemble:
-            models[f"{name}_ensemble"] = _model(path, "ensemble", {})
+            common = {key: entry[key] for key in ("data", "metrics") if key in entry}
+            combined = _model(path, "ensemble", common)
+            # the members' rules of evaluation hold for their ensemble
+            metrics = models[next(iter(members))].shipped.get("metrics", {})
+            models[f"{name}_ensemble"] = combined._replace(shipped={**combined.shipped, "metrics": metrics})
             ensembles[f"{name}_ensemble"] = list(members)
     return models, ensembles
 
 
-def _model(path: Path, name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Configuration of a method: a shipped one by name, with ``init_args`` and ``trainer`` over it."""
-    _known(path, name, entry, ("config", "class_path", "init_args", "trainer"))
+def _model(path: Path, name: str, entry: dict[str, Any]) -> _Entry:
+    """A method: a shipped configuration by name, with what the entry says over it."""
+    _known(path, name, entry, ("config", "class_path", "init_args", "trainer", "data", "metrics"))
+    for key in entry.get("data", {}):
+        if key not in _SERVING:
+            raise UserError(
+                f"{path}: {name}: data.{key} belongs to the data entry; a method may set {', '.join(_SERVING)}"
+            )
     base: dict[str, Any] = {"model": {"class_path": entry.get("class_path"), "init_args": {}}}
     if "class_path" not in entry:
         base = _read(config_path(_with_folder(entry.get("config", name), "models")))
     class_path = base["model"]["class_path"]
     if class_path.startswith("zoo.") or "." not in class_path:
         base["model"]["class_path"] = find(class_path).class_path
-    over = {"model": {"init_args": entry.get("init_args", {})}, "trainer": entry.get("trainer", {})}
-    return _merged({key: base.get(key, {}) for key in ("model", "trainer")}, over)
+    served = base.get("data", {}).get("init_args", {})
+    shipped = {key: base.get(key, {}) for key in ("model", "trainer", "metrics")}
+    shipped["data"] = {"init_args": {key: served[key] for key in _SERVING if key in served}}
+    said = {key: entry.get(key, {}) for key in ("trainer", "metrics")}
+    said |= {"model": {"init_args": entry.get("init_args", {})}, "data": {"init_args": entry.get("data", {})}}
+    return _Entry(shipped, said)
 
 
-def _data(path: Path, name: str, entry: Any) -> dict[str, Any]:
+def _data(path: Path, name: str, entry: Any) -> _Entry:
     entry = {} if entry is None else {"config": entry} if isinstance(entry, str) else dict(entry)
-    _known(path, name, entry, ("config", "class_path", "init_args"))
+    _known(path, name, entry, ("config", "class_path", "init_args", "metrics"))
     base: dict[str, Any] = {"data": {"class_path": entry.get("class_path"), "init_args": {}}}
     if "class_path" not in entry:
-        base = {"data": _read(config_path(_with_folder(entry.get("config", name), "data")))["data"]}
-    return _merged(base, {"data": {"init_args": entry.get("init_args", {})}})
+        base = _read(config_path(_with_folder(entry.get("config", name), "data")))
+    said = {"data": {"init_args": entry.get("init_args", {})}, "metrics": entry.get("metrics", {})}
+    return _Entry({key: base[key] for key in ("data", "metrics") if key in base}, said)
 
 
 def _known(path: Path, name: str, entry: dict[str, Any], keys: tuple[str, ...]) -> None:
