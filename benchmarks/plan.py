@@ -211,11 +211,6 @@ def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, _Entry], dic
 def _model(path: Path, name: str, entry: dict[str, Any]) -> _Entry:
     """A method: a shipped configuration by name, with what the entry says over it."""
     _known(path, name, entry, ("config", "class_path", "init_args", "trainer", "data", "metrics"))
-    for key in entry.get("data", {}):
-        if key not in _SERVING:
-            raise UserError(
-                f"{path}: {name}: data.{key} belongs to the data entry; a method may set {', '.join(_SERVING)}"
-            )
     base: dict[str, Any] = {"model": {"class_path": entry.get("class_path"), "init_args": {}}}
     if "class_path" not in entry:
         base = _read(config_path(_with_folder(entry.get("config", name), "models")))

@@ -54,6 +54,7 @@ def test_papers_configurations_run_on_a_phantom(name, tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["phantom"] is True
     assert metrics["metrics"]["pixel_ap_in_groups"] is not None
+    assert metrics["metrics"]["multi_task_auroc"] is not None
     assert ("slice_ap" in metrics["metrics"]) == ("brain" in name)
     assert main(["test", "--run", str(folder)]) == 0
     (again,) = folder.glob("test-*/metrics.json")

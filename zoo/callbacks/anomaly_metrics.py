@@ -16,10 +16,10 @@ from zoo.errors import UserError
 from zoo.files import whole, write_text
 from zoo.metrics.functional import evaluate
 from zoo.metrics.pixels import PixelTally
-from zoo.metrics.protocols import grouped_pixel_ap
+from zoo.metrics.protocols import Tested, figures
 from zoo.metrics.ranking import Array, Evaluated
 from zoo.metrics.shortcuts import STATISTICS
-from zoo.metrics.table import Level, metrics_of
+from zoo.metrics.table import TABLE, Level, Protocol, metrics_of
 
 
 class _Item(NamedTuple):
@@ -31,8 +31,7 @@ class _Item(NamedTuple):
     subject: str
     statistics: tuple[float, ...]  # empty outside of a test
     slices: tuple[Array, Array] | None  # scores and labels of a volume's slices
-    anomaly_map: Array | None  # ``(1, *S)``, kept for the AP in groups alone
-    mask: Array | None
+    kept: tuple[Array, Array, Array] | None  # map, mask, foreground ``(1, *S)``, for a paper's protocol alone
 
 
 class AnomalyMetrics(Callback):
@@ -47,8 +46,8 @@ class AnomalyMetrics(Callback):
         output: path of the ``metrics.json`` written after test, with ``scores.csv`` (the records) beside it, or None.
         foreground_only: count only pixels inside ``foreground`` in the pixel and slice metrics.
         max_pixels: largest number of pixels that a process keeps.
-        pixel_ap_group: also compute ``pixel_ap_in_groups`` after test: the mean AP of groups of so many images, as the
-            multi-task paper's tables do with 20; ``pixel_ap`` always pools all pixels. Keeps all maps and masks.
+        protocol: after a test also compute the figures of a paper's own rules, under their own names
+            (:mod:`zoo.metrics.protocols`); keeps all maps and masks.
         neighbours: number of training images among which the shortcut audit of a test looks for the nearest; 0: none.
 
     Attributes:
@@ -68,11 +67,11 @@ class AnomalyMetrics(Callback):
         output: str | None = None,
         foreground_only: bool = False,
         max_pixels: int = 500_000_000,
-        pixel_ap_group: int | None = None,
+        protocol: Protocol = "common",
         neighbours: int = 500,
     ) -> None:
         self.output, self.foreground_only, self.max_pixels = output, foreground_only, max_pixels
-        self.pixel_ap_group, self.neighbours = pixel_ap_group, neighbours
+        self.protocol, self.neighbours = protocol, neighbours
         self.results: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.units: dict[str, dict[str, int]] = {}
@@ -86,6 +85,7 @@ class AnomalyMetrics(Callback):
         self._items: list[_Item] = []
         self._tally: PixelTally | None = None
         self._audit: ShortcutAudit | None = None
+        self._healthy: Array | None = None
         self._maps_without_masks = False
         self._seconds = 0.0
 
@@ -103,6 +103,9 @@ class AnomalyMetrics(Callback):
         self._reset()
         data = getattr(trainer, "datamodule", None)
         self._audit = ShortcutAudit(data, self.neighbours, self.max_pixels, hold_last=trainer.world_size > 1)
+        dataset = getattr(data, "dataset", None)
+        if callable(dataset) and self.protocol == "memmc_mae":
+            self._healthy = _healthy_maps(dataset("val"), pl_module)
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Start the clock of the batch."""
@@ -131,7 +134,7 @@ class AnomalyMetrics(Callback):
         maps, masks = outputs.anomaly_map, batch.get("mask")
         self._maps_without_masks |= maps is not None and masks is None
         slices: list[Any] = [None] * len(scores)
-        kept: list[Any] = [(None, None)] * len(scores)
+        kept: list[Any] = [None] * len(scores)
         if maps is not None and masks is not None:
             inside = batch.get("foreground") if self.foreground_only else None
             if self._tally is None:
@@ -141,13 +144,14 @@ class AnomalyMetrics(Callback):
                 self._audit.count(batch["image"], masks, inside)
             if maps.ndim == 5:
                 slices = _slices(maps, masks, inside)
-            if self.pixel_ap_group is not None:
-                arrays = maps.detach().float().cpu().numpy().copy(), masks.detach().cpu().numpy().copy()
+            if self.protocol != "common" and trainer.testing:
+                inside = batch.get("foreground", torch.ones_like(masks))
+                arrays = (one.detach().cpu().numpy().copy() for one in (maps.float(), masks.bool(), inside.bool()))
                 kept = list(zip(*arrays, strict=True))
         subjects = batch.get("subject") or [""] * len(scores)
         statistics = [()] * len(scores) if self._audit is None else self._audit.statistics(batch)
         rows = zip(names, labels, scores, subjects, statistics, slices, kept, strict=True)
-        self._items += [_Item(*row, *arrays) for *row, arrays in rows]
+        self._items += [_Item(*row) for row in rows]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log under ``val/``."""
@@ -177,8 +181,8 @@ class AnomalyMetrics(Callback):
         self.results, more = self._compute(items)
         reasons += more
         self.shortcuts = {} if self._audit is None else self._audit.figures()
-        if not prefix and self.pixel_ap_group is not None:
-            self.results["pixel_ap_in_groups"] = self._in_groups(items, self.pixel_ap_group)
+        if not prefix and self.protocol != "common":
+            self.results |= self._by_protocol(items)
         if reasons and not quiet:
             rank_zero_warn("metrics: " + "; ".join(reasons))
         for name, value in self.results.items():
@@ -240,13 +244,14 @@ class AnomalyMetrics(Callback):
         told = f"more than metrics.max_pixels {self.max_pixels} in a process"
         return f"pixel metrics are streamed and {others} is nan: {told}"
 
-    @staticmethod
-    def _in_groups(items: list[_Item], size: int) -> float:
-        kept = [item for item in sorted(items, key=lambda item: item.name) if item.anomaly_map is not None]
+    def _by_protocol(self, items: list[_Item]) -> dict[str, float]:
+        kept = [item for item in sorted(items, key=lambda item: item.name) if item.kept is not None]
         if not kept or len(kept) < len(items):
-            return float("nan")
-        maps, masks = (np.stack(part) for part in zip(*((item.anomaly_map, item.mask) for item in kept), strict=True))  # type: ignore[arg-type]
-        return grouped_pixel_ap(maps, masks.astype(bool), size)
+            rank_zero_warn(f"metrics.protocol {self.protocol} has no figures: not every image has a map and a mask")
+            return {metric.name: float("nan") for metric in TABLE.values() if metric.protocol == self.protocol}
+        maps, masks, inside = (np.stack([item.kept[part][0] for item in kept]) for part in range(3))  # type: ignore[index]
+        scores = np.array([item.score for item in kept])
+        return figures(self.protocol, Tested(maps, masks, scores, inside, self._healthy))
 
     def _write(self, path: Path) -> None:
         metrics = {name: None if np.isnan(value) else value for name, value in self.results.items()}
@@ -292,3 +297,12 @@ def _slices(maps: torch.Tensor, masks: torch.Tensor, inside: torch.Tensor | None
     flags, filled = (truth & weight).any(4).any(3).any(1).cpu().numpy(), (size > 0).cpu().numpy()
     # a slice without foreground has no score
     return [(mean[kept], flag[kept]) for mean, flag, kept in zip(means, flags, filled, strict=True)]
+
+
+def _healthy_maps(images: Any, module: LightningModule, most: int = 100) -> Array | None:
+    """Maps ``(M, *S)`` of at most so many unaltered validation images, one by one; None without maps."""
+    healthy = [number for number in range(len(images)) if not images[number]["label"]][:most]
+    maps = [module(images[number]["image"][None].to(module.device)).anomaly_map for number in healthy]
+    if not maps or maps[0] is None:
+        return None
+    return np.concatenate([one[:, 0].float().cpu().numpy() for one in maps])

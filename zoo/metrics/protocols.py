@@ -1,15 +1,87 @@
 """The papers' own ways of evaluating, by their names, where they differ from the common metrics."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from zoo.metrics.fae_protocol import fae_protocol
 from zoo.metrics.functional import auroc, average_precision
+from zoo.metrics.table import Protocol
 
 Array = NDArray[Any]
 SLICE_THRESHOLD = 5 / 128**2  # share of a slice that must be lesion: 3 voxels of 112 x 80
+
+
+class Tested(NamedTuple):
+    """A finished test, in the order of the ids.
+
+    Attributes:
+        maps: ``(N, *S)`` float32.
+        masks: ``(N, *S)`` bool.
+        scores: ``(N,)``.
+        foreground: ``(N, *S)`` bool.
+        healthy_maps: ``(M, *S)`` of held-out healthy images, for rules that take a threshold from them; None: not had.
+    """
+
+    maps: Array
+    masks: Array
+    scores: Array
+    foreground: Array
+    healthy_maps: Array | None = None
+
+
+def figures(protocol: Protocol, tested: Tested) -> dict[str, float]:
+    """The figures of a paper's rules, under their names in the table of metrics; nan where they cannot be had.
+
+    Args:
+        protocol: whose rules; ``common`` has no further figures.
+        tested: what was tested.
+    """
+    return {} if protocol == "common" else _RULES[protocol](tested)
+
+
+def _memmc_mae(tested: Tested) -> dict[str, float]:
+    names = ("mean_iou_in_groups", "best_mean_iou_in_groups")
+    anomalous = tested.masks.any(axis=tuple(range(1, tested.masks.ndim)))
+    if not anomalous.any() or tested.healthy_maps is None:
+        return dict.fromkeys(names, float("nan"))
+    found = memmc_mae_iou(tested.maps[anomalous], tested.masks[anomalous], tested.healthy_maps)
+    return dict(zip(names, (found.mean, found.oracle), strict=True))
+
+
+def _fae(tested: Tested) -> dict[str, float]:
+    maps, masks, inside = (
+        array.reshape(-1, *array.shape[-2:]) for array in (tested.maps, tested.masks, tested.foreground)
+    )
+    scores = tested.scores
+    if tested.maps.ndim == 4:  # of volumes every slice counts, with the mean of its map in the foreground
+        scores = (maps * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)
+    found = fae_protocol(maps, masks, scores)
+    return {
+        "fae_pixel_ap": found.pixel_ap,
+        "fae_dice_at_5fpr": found.dice_at_5fpr,
+        "fae_slice_auroc": found.slice_auroc,
+    }
+
+
+def _multi_task(tested: Tested) -> dict[str, float]:
+    found = multi_task(tested.maps, tested.masks)
+    return {
+        "multi_task_ap": found.score_ap,
+        "multi_task_auroc": found.score_auroc,
+        "pixel_ap_in_groups": found.pixel_ap,
+        "multi_task_pixel_auroc": found.pixel_auroc,
+    }
+
+
+_RULES: dict[str, Callable[[Tested], dict[str, float]]] = {
+    "memmc_mae": _memmc_mae,
+    "fae": _fae,
+    "multi_task": _multi_task,
+}
 
 
 class MultiTaskFigures(NamedTuple):

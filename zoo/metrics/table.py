@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Level = Literal["image", "pixel", "slice", "lesion", "case"]
 Need = Literal["masks", "volumes", "cases", "every pixel"]
+Protocol = Literal["common", "memmc_mae", "fae", "multi_task"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 PRIMARY = "image_auroc"  # progress shows it, the leaderboard is ordered by it
 
@@ -50,7 +51,7 @@ class Metric(NamedTuple):
         higher: larger is better.
         bounds: smallest and largest possible value.
         needs: what a data set must have; ``every pixel``: nan where pixels are streamed through a histogram.
-        protocol: whose rules it follows.
+        protocol: whose rules it follows; others than ``common`` are computed where ``metrics.protocol`` asks for them.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Metric(NamedTuple):
     higher: bool = True
     bounds: tuple[float, float] = (0.0, 1.0)
     needs: tuple[Need, ...] = ()
-    protocol: str = "common"
+    protocol: Protocol = "common"
 
     def value(self, found: "Evaluated") -> float:
         """The metric of evaluated scores; nan where a class or what it needs is missing."""
@@ -158,16 +159,6 @@ _ENTRIES = (
         needs=("masks",),
     ),
     Metric(
-        "pixel_ap_in_groups",
-        "pixel AP in groups",
-        "pixel",
-        "mean pixel AP of groups of `--metrics.pixel_ap_group` samples, over ten shuffles",
-        None,
-        PREVALENCE,
-        needs=("masks",),
-        protocol="multi-task (Baugh et al. 2023)",
-    ),
-    Metric(
         "slice_auroc",
         "slice AUROC",
         "slice",
@@ -184,6 +175,97 @@ _ENTRIES = (
         lambda found: found.binary.average_precision,
         PREVALENCE,
         needs=("masks", "volumes"),
+    ),
+    # Figures of the papers' own rules (`metrics.protocol`): `zoo.metrics.protocols` computes them after a test.
+    Metric(
+        "mean_iou_in_groups",
+        "mean IoU in groups",
+        "pixel",
+        "mean IoU of the anomalous images of five groups of 100, above the 95 % quantile of healthy pixels",
+        None,
+        None,
+        needs=("masks",),
+        protocol="memmc_mae",
+    ),
+    Metric(
+        "best_mean_iou_in_groups",
+        "best mean IoU in groups",
+        "pixel",
+        "the same at the best threshold: an upper bound, and what to compare, for the paper names no threshold",
+        None,
+        None,
+        needs=("masks",),
+        protocol="memmc_mae",
+    ),
+    Metric(
+        "fae_pixel_ap",
+        "pixel AP (FAE)",
+        "pixel",
+        "over the slices but the first tenth, which is validation there",
+        None,
+        PREVALENCE,
+        needs=("masks",),
+        protocol="fae",
+    ),
+    Metric(
+        "fae_dice_at_5fpr",
+        "Dice at 5 % FPR (FAE)",
+        "pixel",
+        "of the pixels strictly above the last threshold kept by scikit-learn's curve",
+        None,
+        Chance("0.1 p / (0.05 + p)", lambda p: 0.1 * p / (0.05 + p)),
+        needs=("masks",),
+        protocol="fae",
+    ),
+    Metric(
+        "fae_slice_auroc",
+        "slice AUROC (FAE)",
+        "image",
+        "of the slices' scores; a slice with any lesion pixel is anomalous",
+        None,
+        HALF,
+        needs=("masks",),
+        protocol="fae",
+    ),
+    Metric(
+        "multi_task_ap",
+        "AP (multi-task)",
+        "image",
+        "of the mean of the clipped map, by film or by slice; a slice is anomalous from more than 5 / 128² of its area",
+        None,
+        PREVALENCE,
+        needs=("masks",),
+        protocol="multi_task",
+    ),
+    Metric(
+        "multi_task_auroc",
+        "AUROC (multi-task)",
+        "image",
+        "of the same",
+        None,
+        HALF,
+        needs=("masks",),
+        protocol="multi_task",
+    ),
+    Metric(
+        "pixel_ap_in_groups",
+        "pixel AP in groups",
+        "pixel",
+        "mean pixel AP of groups of 20 samples, over ten shuffles",
+        None,
+        PREVALENCE,
+        needs=("masks",),
+        protocol="multi_task",
+    ),
+    Metric(
+        "multi_task_pixel_auroc",
+        "pixel AUROC (multi-task)",
+        "pixel",
+        "of the clipped maps",
+        None,
+        HALF,
+        needs=("masks",),
+        protocol="multi_task",
     ),
 )
 TABLE: dict[str, Metric] = {entry.name: entry for entry in _ENTRIES}
