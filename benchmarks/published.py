@@ -52,7 +52,8 @@ def read_table(name: str) -> dict[str, Any]:
 
     Keys: ``source`` (title, venue, url, approximate), ``ours`` (published row -> our names, where they differ by more
     than case and punctuation) and ``tables``. A table has ``columns``, each a data set, a metric or ``DATA/METRIC``;
-    ``metric`` and ``dataset`` say what the columns do not; ``unit: percent`` where figures are in percent.
+    ``metric`` and ``dataset`` say what the columns do not; ``unit: percent`` where figures are in percent. ``suites``
+    and ``stated``: :mod:`benchmarks.papers`.
     """
     return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
@@ -74,7 +75,7 @@ class Published:
         self.found: dict[tuple[str, str, str], Figure] = {}
         for name in names:
             content = read_table(name)
-            ours = {row: [_plain(one) for one in _listed(value)] for row, value in content.get("ours", {}).items()}
+            ours = {row: [plain_name(one) for one in _listed(value)] for row, value in content.get("ours", {}).items()}
             for table in content["tables"]:
                 source = content["source"]
                 place = Source(source["title"], str(source["venue"]), source["url"], str(table["name"]))
@@ -85,12 +86,12 @@ class Published:
                         if not isinstance(value, int | float) or isinstance(value, bool):
                             continue
                         figure = Figure(value * scale, str(row), bool(source.get("approximate")), place)
-                        for method in ours.get(row, [_plain(str(row))]):
-                            self.found.setdefault((_plain(dataset), method, metric), figure)
+                        for method in ours.get(row, [plain_name(str(row))]):
+                            self.found.setdefault((plain_name(dataset), method, metric), figure)
 
     def get(self, dataset: str, method: str, metric: str) -> Figure | None:
         """The figure published for a method on a data set, of the first table that has it."""
-        return self.found.get((_plain(dataset), _plain(method), metric))
+        return self.found.get((plain_name(dataset), plain_name(method), metric))
 
 
 def _columns(table: dict[str, Any]) -> list[Any]:
@@ -111,5 +112,6 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without case and punctuation, as names of rows, methods and data sets are compared."""
     return "".join(letter for letter in name.lower() if letter.isalnum())

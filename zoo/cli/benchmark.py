@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _benchmark(arguments: argparse.Namespace) -> int:
     from benchmarks.estimate import told
+    from benchmarks.papers import told as beside_the_paper
     from benchmarks.plan import read_plan
     from benchmarks.runner import exclusive, is_done, read_status
     from benchmarks.summary import write_report
@@ -68,7 +69,10 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     old = [] if arguments.retry_failed else [cell for cell in chosen if _failed_before(read_status, out, cell)]
     todo = [cell for cell in chosen if cell not in done and cell not in old]
     if arguments.dry_run:
-        for line in told(out, todo, done, arguments.workers, plan.timeout):
+        for line in [
+            *told(out, todo, done, arguments.workers, plan.timeout),
+            *beside_the_paper(arguments.config, plan),
+        ]:
             _say(line)
         return 0
     failed = {cell.name: str(read_status(out / "cells" / cell.name).get("reason")) for cell in old}

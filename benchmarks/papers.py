@@ -1,0 +1,269 @@
+"""``zoo papers``: the tables of the papers, the suites that run them, and our settings beside the stated ones.
+
+Everything stands in ``benchmarks/published``: figures, ``suites`` (which table each repeats, and what data it needs)
+and ``stated``, the settings that the paper states, with the place where they stand. A third entry of a setting is a
+deviation: why ours differs.
+"""
+
+import argparse
+import fnmatch
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.plan import Cell, Plan, read_plan
+from benchmarks.published import known_tables, plain_name, read_table
+from zoo.errors import UserError
+from zoo.files import write_text
+from zoo.registry import nearest
+
+
+class Setting(NamedTuple):
+    """One setting of a suite's method beside the paper's.
+
+    Attributes:
+        method: name in the suite.
+        key: option, as on the command line.
+        ours: value in the cell.
+        stated: value in the paper.
+        where: section or table.
+        deviation: why ours differs; empty where it follows the paper.
+    """
+
+    method: str
+    key: str
+    ours: Any
+    stated: Any
+    where: str
+    deviation: str
+
+    @property
+    def follows(self) -> bool:
+        """Whether ours is the stated value."""
+        return _same(self.ours, self.stated)
+
+
+class Row(NamedTuple):
+    """A row of a published table.
+
+    Attributes:
+        name: there.
+        methods: of the suite that repeat it; empty: none does.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+
+
+def value(cell: Cell, key: str) -> Any:
+    """An option of a cell: as configured, else the default of the constructor.
+
+    Args:
+        cell: of a plan.
+        key: ``model.KEY``, ``data.KEY``, ``metrics.KEY``, ``trainer.KEY`` or ``callback.CLASS.KEY``.
+    """
+    part, _, name = key.partition(".")
+    if part == "callback":
+        kind, _, name = name.partition(".")
+        for callback in cell.config.get("trainer", {}).get("callbacks", []):
+            if callback["class_path"].rpartition(".")[2] == kind:
+                return callback.get("init_args", {}).get(name)
+        return None
+    section = cell.config.get(part, {})
+    if part not in ("model", "data"):
+        return section.get(name)
+    given = section.get("init_args", {})
+    return given[name] if name in given else _default(section["class_path"], name)
+
+
+def _default(class_path: str, name: str) -> Any:
+    from importlib import import_module
+
+    module, _, class_name = class_path.rpartition(".")
+    for cls in getattr(import_module(module), class_name).__mro__:
+        parameter = inspect.signature(cls.__init__).parameters.get(name)
+        if parameter is not None:
+            return parameter.default
+    raise UserError(f"{class_path} has no argument '{name}'")
+
+
+def _same(ours: Any, stated: Any) -> bool:
+    if isinstance(ours, list | tuple) and isinstance(stated, list | tuple):
+        return len(ours) == len(stated) and all(map(_same, ours, stated))
+    return bool(ours == stated)
+
+
+def suites() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name of the published tables and what they say of the suite, by the suite's name."""
+    return {
+        suite: (name, about) for name in known_tables() for suite, about in read_table(name).get("suites", {}).items()
+    }
+
+
+def settings(suite: str, plan: Plan) -> list[Setting]:
+    """Every stated setting of every method of a suite, beside ours.
+
+    Args:
+        suite: name of a shipped benchmark that repeats a published table.
+        plan: its plan.
+    """
+    paper, _ = suites()[suite]
+    found: list[Setting] = []
+    first = {cell.method: cell for cell in reversed(plan.cells)}
+    for group in read_table(paper).get("stated", []):
+        if suite not in group.get("suites", [suite]):
+            continue
+        for method in reversed(first):
+            if not any(fnmatch.fnmatch(method, pattern) for pattern in group["methods"]):
+                continue
+            for key, (stated, where, *deviation) in group["settings"].items():
+                ours = value(first[method], key)
+                found.append(Setting(method, key, ours, stated, where, deviation[0] if deviation else ""))
+    return found
+
+
+def rows(suite: str, plan: Plan) -> list[Row]:
+    """The rows of the published table, each with the methods of the suite that stand for it."""
+    paper, about = suites()[suite]
+    content = read_table(paper)
+    named = content.get("ours", {})
+    methods = list(dict.fromkeys(cell.method for cell in plan.cells))
+    tables = [table for table in content["tables"] if str(table["name"]).startswith(about["table"])]
+    names = dict.fromkeys(str(row) for table in tables for row in table.get("rows", {}))
+    found = []
+    for name in names:
+        wanted = named.get(name, name)
+        wanted = {plain_name(str(one)) for one in (wanted if isinstance(wanted, list) else [wanted])}
+        found.append(Row(name, tuple(one for one in methods if plain_name(one) in wanted)))
+    return found
+
+
+def told(suite: str, plan: Plan) -> list[str]:
+    """Our settings beside the paper's in lines, for ``--dry-run``; nothing for a suite that repeats no table."""
+    if suite not in suites():
+        return []
+    return [
+        f"paper {one.method}: {one.key} {_shown(one.ours)} ({one.where})"
+        + ("" if one.follows else f"; {_differs(one)}")
+        for one in settings(suite, plan)
+    ]
+
+
+def _differs(one: Setting) -> str:
+    return f"stated {_shown(one.stated)}: {one.deviation}"
+
+
+def _shown(setting: Any) -> str:
+    return str(setting).replace("'", "")
+
+
+# ---- the command --------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str]) -> int:
+    """List the papers' tables and their suites, or show one suite.
+
+    Args:
+        argv: arguments after ``papers``.
+
+    Returns:
+        int: 0.
+
+    Raises:
+        UserError: no such suite.
+    """
+    parser = argparse.ArgumentParser(prog="zoo papers")
+    parser.add_argument("suite", nargs="?", metavar="SUITE", help="show rows and settings of one")
+    parser.add_argument(
+        "--markdown", metavar="FILE", help="write the table of settings between the marks of a document"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.markdown:
+        path = Path(arguments.markdown)
+        write_text(path, renewed(path.read_text(encoding="utf-8")))
+        return 0
+    if arguments.suite is None:
+        print("\n".join(_listing()))
+        return 0
+    known = suites()
+    if arguments.suite not in known:
+        close = nearest(arguments.suite, known) or sorted(known)
+        raise UserError(f"no suite '{arguments.suite}' repeats a published table; nearest: {', '.join(close)}")
+    print("\n".join(_one(arguments.suite)))
+    return 0
+
+
+def _listing() -> list[str]:
+    lines = []
+    for paper in known_tables():
+        content = read_table(paper)
+        source = content["source"]
+        lines.append(f"{source['title']} ({source['venue']})")
+        for suite, about in content.get("suites", {}).items():
+            lines += [f"  {about['table']}: zoo benchmark {suite} --out DIR", f"    needs: {about['needs']}"]
+        if not content["tables"]:
+            lines.append(f"  no table known: {content['note']}")
+        elif not content.get("suites"):
+            lines.append("  published figures only: shown beside ours where method, data set and protocol are the same")
+    return lines
+
+
+def _one(suite: str) -> list[str]:
+    paper, about = suites()[suite]
+    plan = read_plan(suite)
+    lines = [f"{read_table(paper)['source']['title']}: {about['table']}", f"needs: {about['needs']}", ""]
+    for row in rows(suite, plan):
+        lines.append(f"row   {row.name}: {', '.join(row.methods) or 'not runnable'}")
+    return [*lines, *told(suite, plan)]
+
+
+def renewed(text: str) -> str:
+    """A document with the table between ``<!-- papers -->`` marks made anew."""
+    before, start, rest = text.partition("<!-- papers -->\n")
+    _, end, after = rest.partition("<!-- /papers -->")
+    return f"{before}{start}{markdown()}\n{end}{after}" if start and end else text
+
+
+def markdown() -> str:
+    """All suites: rows, commands, settings, protocols and deviations."""
+    lines: list[str] = []
+    for paper in known_tables():
+        content = read_table(paper)
+        for suite, about in content.get("suites", {}).items():
+            plan = read_plan(suite)
+            protocol = plan.cells[0].config.get("metrics", {}).get("protocol", "common")
+            lines += [f"### `{suite}`: {content['source']['title']}, {about['table']}", ""]
+            lines += [f"`zoo benchmark {suite} --out DIR`. Needs {about['needs']}. Protocol: `{protocol}`.", ""]
+            lines += ["| published row | ours |", "|---|---|"]
+            lines += [f"| {row.name} | {_code(row.methods) or 'not runnable'} |" for row in rows(suite, plan)]
+            found = settings(suite, plan)
+            lines += ["", "| method | setting | ours | stated | where | deviation |", "|---|---|---|---|---|---|"]
+            for alike in _alike(found).values():
+                one = alike[0]
+                cells = (_code(_folded(alike)), f"`{one.key}`", _shown(one.ours), _shown(one.stated), one.where)
+                lines.append(f"| {' | '.join(cells)} | {one.deviation} |")
+            stated = {one.method for one in found}
+            others = [one for one in dict.fromkeys(cell.method for cell in plan.cells) if one not in stated]
+            if others:
+                lines += [
+                    "",
+                    f"The paper states no settings of {_code(others)}: each runs with those of its own paper.",
+                ]
+            lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _alike(found: list[Setting]) -> dict[Any, list[Setting]]:
+    groups: dict[Any, list[Setting]] = {}
+    for one in found:
+        groups.setdefault((one.key, str(one.ours), str(one.stated), one.where, one.deviation), []).append(one)
+    return groups
+
+
+def _folded(alike: list[Setting]) -> list[str]:
+    """Names of the methods; the folds of one setting, ``T1_fold0`` and so on, as one."""
+    return list(dict.fromkeys(one.method.partition("_fold")[0] for one in alike))
+
+
+def _code(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,83 @@
+"""The suites run the papers: every stated setting reaches the cells, or the deviation says why."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import papers
+from benchmarks.plan import read_plan
+from zoo.configs import shipped_configs
+from zoo.errors import UserError
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "papers.md"
+
+
+@pytest.mark.parametrize("suite", sorted(papers.suites()))
+def test_every_stated_setting_is_followed_or_its_deviation_told(suite):
+    found = papers.settings(suite, read_plan(suite))
+    assert found
+    for one in found:
+        assert one.where, one
+        assert one.follows == (not one.deviation), one
+
+
+def test_every_suite_is_shipped_and_every_shipped_table_has_its_suite():
+    shipped = {name.removeprefix("benchmarks/") for name in shipped_configs() if name.startswith("benchmarks/")}
+    assert papers.suites().keys() <= shipped
+    tables = {name for name in shipped if "_table" in name or "_figure" in name}
+    assert tables <= papers.suites().keys()
+
+
+def test_the_document_is_up_to_date():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert papers.renewed(text) == text, "run `zoo papers --markdown docs/papers.md`"
+
+
+def test_listing_names_suites_and_says_where_no_table_is_known(capsys):
+    assert papers.main([]) == 0
+    listed = capsys.readouterr().out
+    assert "zoo benchmark fae_figure3" in listed
+    assert "no table known" in listed
+    assert papers.main(["memmc_mae_table2"]) == 0
+    shown = capsys.readouterr().out
+    assert "row   MAE + memory encoder: memory" in shown
+    assert "data.batch_size 256 (section 3)" in shown
+    with pytest.raises(UserError, match="fae_figure3"):
+        papers.main(["fae_figure"])
+
+
+def write(path, **content):
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_configurations_carry_serving_and_metrics_to_the_cell(tmp_path):
+    """Which images are read is the data entry's affair, how they are served the method's."""
+    base = write(
+        tmp_path / "paper.yaml",
+        model={"class_path": "zoo.reconstruction.fae.FeatureAutoencoder", "init_args": {"dropout": 0.2}},
+        data={"class_path": "datamodules.Folder", "init_args": {"batch_size": 7, "image_size": 96, "val_fraction": 0}},
+        metrics={"protocol": "fae"},
+        trainer={"max_steps": 3},
+    )
+    entries = {
+        "plain": {"config": base},
+        "own": {"config": base, "data": {"batch_size": 3, "image_size": 48}, "metrics": {"foreground_only": True}},
+    }
+    data = {"medmnist": {"init_args": {"image_size": 64}}, "covidx": {"init_args": {"batch_size": 5}}}
+    plan = read_plan(write(tmp_path / "suite.yaml", models=entries, data=data, metrics={"neighbours": 0}))
+    cells = {f"{cell.method}-{cell.dataset}": cell.config for cell in plan.cells}
+
+    def served(name, key):
+        return cells[name]["data"]["init_args"][key]
+
+    assert served("plain-medmnist", "batch_size") == 7
+    assert served("plain-medmnist", "image_size") == 64, "which images: the data entry"
+    assert served("plain-medmnist", "val_fraction") == 0
+    assert served("plain-covidx", "batch_size") == 5, "the benchmark's own word"
+    assert served("own-covidx", "batch_size") == 3, "said of this method"
+    assert served("own-covidx", "image_size") == 48
+    assert cells["plain-covidx"]["metrics"] == {"protocol": "fae", "neighbours": 0}
+    assert cells["own-covidx"]["metrics"] == {"protocol": "fae", "foreground_only": True, "neighbours": 0}
+    assert len({cell.fingerprint for cell in plan.cells}) == 4
