@@ -240,7 +240,14 @@ def markdown() -> str:
             lines += ["", "| method | setting | ours | stated | where | deviation |", "|---|---|---|---|---|---|"]
             for alike in _alike(found).values():
                 one = alike[0]
-                cells = (_code(_folded(alike)), f"`{one.key}`", _shown(one.ours), _shown(one.stated), one.where)
+                everyone = {one.method for one in alike} == {cell.method for cell in plan.cells}
+                cells = (
+                    "all" if everyone else _code(_folded(alike)),
+                    f"`{one.key}`",
+                    _shown(one.ours),
+                    _shown(one.stated),
+                    one.where,
+                )
                 lines.append(f"| {' | '.join(cells)} | {one.deviation} |")
             stated = {one.method for one in found}
             others = [one for one in dict.fromkeys(cell.method for cell in plan.cells) if one not in stated]
