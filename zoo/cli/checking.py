@@ -1,0 +1,88 @@
+"""What ``zoo benchmark --dry-run`` checks of every cell before anything is trained."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from benchmarks.plan import Cell
+from zoo.cli.options import with_place
+from zoo.cli.running import Call, ZooCLI, quieten
+from zoo.errors import UserError
+
+
+class _Ready(Exception):
+    """Carries the parser out of a command line that is not to be run."""
+
+
+class _ParserOnly(ZooCLI):
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Ready(parser)
+
+
+def problems(cells: Iterable[Cell]) -> dict[str, str]:
+    """What is wrong with cells, by name: options that do not exist, values of the wrong kind, sizes a method refuses.
+
+    Networks are built with random weights and thrown away; no data are read and nothing is downloaded. Cells that differ in
+    their seed alone are checked once.
+
+    Args:
+        cells: of a plan.
+    """
+    quieten()
+    parser = _parser()
+    found: dict[str, str] = {}
+    known: dict[str, str | None] = {}
+    for cell in cells:
+        config = {key: value for key, value in cell.config.items() if key != "seed_everything"}
+        text = json.dumps(config, sort_keys=True)
+        if text not in known:
+            known[text] = _problem(parser, config)
+        if known[text] is not None:
+            found[cell.name] = str(known[text])
+    return found
+
+
+def _parser() -> Any:
+    try:
+        _ParserOnly(["fit"], Call(None, []))
+    except _Ready as ready:
+        return ready.args[0]
+    raise AssertionError("the command line was run")
+
+
+def _problem(parser: Any, config: dict[str, Any]) -> str | None:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "config.yaml"
+            path.write_text(yaml.safe_dump(config), encoding="utf-8")
+            given = parser.parse_args(["fit", "--config", str(path)])["fit"]
+        _build(given)
+    except (UserError, ValueError) as error:
+        message = str(error)
+        return with_place(message, []).replace("\n", " ")
+    return None
+
+
+def _build(given: Any) -> None:
+    """Create the data module and, where the image size is said, the method's networks."""
+    import importlib
+
+    from zoo.sample import DataSource
+
+    def create(part: Any, **changes: Any) -> Any:
+        module, _, name = part.class_path.rpartition(".")
+        return getattr(importlib.import_module(module), name)(**{**part.init_args.as_dict(), **changes})
+
+    data: DataSource = create(given.data)
+    arguments = given.model.init_args
+    changes = {"weights": "random"} if "weights" in arguments else {}
+    size = getattr(data, "image_size", None)
+    if size is None or "checkpoints" in arguments:  # an ensemble's members do not exist yet
+        create(given.model, **changes)
+        return
+    create(given.model, **changes, image_size=size).configure_model()
