@@ -7,6 +7,8 @@ import yaml
 
 from benchmarks import papers
 from benchmarks.plan import read_plan
+from zoo.cli import main
+from zoo.cli import papers as papers_command
 from zoo.configs import shipped_configs
 from zoo.errors import UserError
 
@@ -35,16 +37,16 @@ def test_the_document_is_up_to_date():
 
 
 def test_listing_names_suites_and_says_where_no_table_is_known(capsys):
-    assert papers.main([]) == 0
+    assert papers_command.main([]) == 0
     listed = capsys.readouterr().out
     assert "zoo benchmark fae_figure3" in listed
     assert "no table known" in listed
-    assert papers.main(["memmc_mae_table2"]) == 0
+    assert papers_command.main(["memmc_mae_table2"]) == 0
     shown = capsys.readouterr().out
     assert "row   MAE + memory encoder: memory" in shown
     assert "data.batch_size 256 (section 3)" in shown
     with pytest.raises(UserError, match="fae_figure3"):
-        papers.main(["fae_figure"])
+        papers_command.main(["fae_figure"])
 
 
 def write(path, **content):
@@ -81,3 +83,22 @@ def test_configurations_carry_serving_and_metrics_to_the_cell(tmp_path):
     assert cells["plain-covidx"]["metrics"] == {"protocol": "fae", "neighbours": 0}
     assert cells["own-covidx"]["metrics"] == {"protocol": "fae", "foreground_only": True, "neighbours": 0}
     assert len({cell.fingerprint for cell in plan.cells}) == 4
+
+
+def test_a_dry_run_checks_every_cell(tmp_path, capsys):
+    models = {
+        "autoencoder": {"init_args": {"latent_dim": 8}},
+        "wrong_key": {"config": "autoencoder", "init_args": {"latent": 8}},
+        "wrong_value": {"config": "autoencoder", "init_args": {"lr": "fast"}},
+        "wrong_size": {"config": "autoencoder", "data": {"image_size": 50}},
+        "wrong_trainer": {"config": "autoencoder", "trainer": {"max_step": 3}},
+    }
+    data = {"medmnist": {"init_args": {"image_size": 64}}}
+    config = write(tmp_path / "suite.yaml", models=models, data=data, seeds=[0, 1])
+    assert main(["benchmark", config, "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+    told = capsys.readouterr().out
+    wrong = [line.split()[1].rstrip(":") for line in told.splitlines() if line.startswith("WRONG")]
+    kinds = ("key", "size", "trainer", "value")
+    assert wrong == [f"wrong_{kind}--medmnist--{seed}" for kind in kinds for seed in (0, 1)]
+    assert "data  medmnist: no data.root, a PHANTOM; official files: " in told
+    assert not (tmp_path / "out").exists()

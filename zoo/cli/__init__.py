@@ -17,6 +17,7 @@ look around
 compare
   benchmark CONFIG --out DIR         methods x data sets x seeds, resumable
   report DIR ...                     tables and page of one or more benchmark folders
+  papers [SUITE]                     the papers' tables, the suites that repeat them, settings beside the stated ones
 checkpoints
   import | export | push             original authors' files; ONNX, pt2, safetensors; Hugging Face layout
 
@@ -46,7 +47,20 @@ usage: lightning fit|validate|test|predict --config FILE_OR_NAME ... [--key valu
   lightning fit --help all           everything, with Lightning's own options
 """
 
-_COMMANDS = ("fit", "validate", "test", "predict", "models", "data", "benchmark", "report", "import", "export", "push")
+_COMMANDS = (
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "models",
+    "data",
+    "benchmark",
+    "report",
+    "papers",
+    "import",
+    "export",
+    "push",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,6 +122,10 @@ def _run(argv: list[str]) -> int:
             from zoo.cli import benchmark
 
             return benchmark.main(argv)
+        case "papers":
+            from zoo.cli import papers
+
+            return papers.main(argv[1:])
         case "import" | "export" | "push":
             from zoo.cli import checkpoints
 

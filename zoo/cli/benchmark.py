@@ -53,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _benchmark(arguments: argparse.Namespace) -> int:
     from benchmarks.estimate import told
-    from benchmarks.papers import told as beside_the_paper
     from benchmarks.plan import read_plan
     from benchmarks.runner import exclusive, is_done, read_status
     from benchmarks.summary import write_report
@@ -69,12 +68,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     old = [] if arguments.retry_failed else [cell for cell in chosen if _failed_before(read_status, out, cell)]
     todo = [cell for cell in chosen if cell not in done and cell not in old]
     if arguments.dry_run:
-        for line in [
-            *told(out, todo, done, arguments.workers, plan.timeout),
-            *beside_the_paper(arguments.config, plan),
-        ]:
-            _say(line)
-        return 0
+        return _dry_run(told(out, todo, done, arguments.workers, plan.timeout), arguments.config, plan, chosen)
     failed = {cell.name: str(read_status(out / "cells" / cell.name).get("reason")) for cell in old}
     with exclusive(out):
         _say(f"{plan.name}: {len(chosen)} cells, {len(done)} done, {len(old)} failed before, {len(todo)} to run")
@@ -86,6 +80,19 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
         log_benchmark(out, plan.name, plan.published, offline=arguments.wandb == "offline")
     return 0 if left_out is not None and not left_out & {cell.name for cell in chosen} else 1
+
+
+def _dry_run(lines: list[str], config: str, plan: "Plan", cells: list["Cell"]) -> int:
+    """Say what would be run, beside what a paper states, and check every cell; 2 where one cannot be right."""
+    from benchmarks.papers import told as beside_the_paper
+    from zoo.cli.checking import missing_data, problems
+
+    wrong = problems(cells)
+    for line in [*lines, *beside_the_paper(config, plan), *missing_data(cells)]:
+        _say(line)
+    for cell, reason in wrong.items():
+        _say(f"WRONG {cell}: {reason}")
+    return 2 if wrong else 0
 
 
 def _run(todo: list["Cell"], out: Path, plan: "Plan", arguments: argparse.Namespace) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What ``zoo benchmark --dry-run`` checks of every cell before anything is trained."""
 
+import importlib
 import json
 import tempfile
 from collections.abc import Iterable
@@ -10,7 +11,8 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from benchmarks.plan import Cell
-from zoo.cli.options import with_place
+from datamodules.registry import cards, class_names
+from zoo.cli.options import use_short_names
 from zoo.cli.running import Call, ZooCLI, quieten
 from zoo.errors import UserError
 
@@ -27,13 +29,14 @@ class _ParserOnly(ZooCLI):
 def problems(cells: Iterable[Cell]) -> dict[str, str]:
     """What is wrong with cells, by name: options that do not exist, values of the wrong kind, sizes a method refuses.
 
-    Networks are built with random weights and thrown away; no data are read and nothing is downloaded. Cells that differ in
-    their seed alone are checked once.
+    Networks are built with random weights and thrown away; no data are read and nothing is downloaded. Cells that
+    differ in their seed alone are checked once.
 
     Args:
         cells: of a plan.
     """
     quieten()
+    use_short_names()
     parser = _parser()
     found: dict[str, str] = {}
     known: dict[str, str | None] = {}
@@ -63,26 +66,36 @@ def _problem(parser: Any, config: dict[str, Any]) -> str | None:
             given = parser.parse_args(["fit", "--config", str(path)])["fit"]
         _build(given)
     except (UserError, ValueError) as error:
-        message = str(error)
-        return with_place(message, []).replace("\n", " ")
+        return " ".join(str(error).split())
     return None
 
 
 def _build(given: Any) -> None:
     """Create the data module and, where the image size is said, the method's networks."""
-    import importlib
-
-    from zoo.sample import DataSource
 
     def create(part: Any, **changes: Any) -> Any:
         module, _, name = part.class_path.rpartition(".")
         return getattr(importlib.import_module(module), name)(**{**part.init_args.as_dict(), **changes})
 
-    data: DataSource = create(given.data)
+    size = create(given.data).image_size
     arguments = given.model.init_args
     changes = {"weights": "random"} if "weights" in arguments else {}
-    size = getattr(data, "image_size", None)
     if size is None or "checkpoints" in arguments:  # an ensemble's members do not exist yet
         create(given.model, **changes)
         return
     create(given.model, **changes, image_size=size).configure_model()
+
+
+def missing_data(cells: Iterable[Cell]) -> list[str]:
+    """Of every data set without a root, one line: that it will be a phantom, and where the official files are."""
+    lines: dict[str, str] = {}
+    for cell in cells:
+        data = cell.config["data"]
+        arguments = data.get("init_args", {})
+        if arguments.get("root") is not None or cell.dataset in lines:
+            continue
+        own = class_names().get(data["class_path"].rpartition(".")[2], "")
+        names = [arguments[key] for key in ("train", "test") if arguments.get(key) in cards()] or [own]
+        where = "; ".join(f"{cards()[name].title}: {cards()[name].access}" for name in names if name in cards())
+        lines[cell.dataset] = f"data  {cell.dataset}: no data.root, a PHANTOM; official files: {where or 'your own'}"
+    return list(lines.values())
