@@ -1,7 +1,6 @@
 """What a benchmark consists of: its configuration becomes cells, each a complete configuration of one run."""
 
 import hashlib
-import inspect
 import itertools
 import json
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
-from zoo.registry import find, load_class, methods, nearest
+from zoo.registry import arguments, find, load_class, methods, nearest
 
 _KEYS = ("name", "models", "data", "seeds", "trainer", "metrics", "budget", "timeout_minutes", "published")
 # How images are served in training is the method's affair; which images, the benchmark's data entry says alone.
@@ -177,7 +176,7 @@ def _with_all(entries: dict[str, Any]) -> dict[str, Any]:
     for name in methods():
         if name in used | named.keys() or name == "ensemble":  # an ensemble needs its members
             continue
-        known = inspect.signature(load_class(name)).parameters
+        known = arguments(load_class(name))
         own = {key: value for key, value in common.get("init_args", {}).items() if key in known}
         named[name] = {**common, "init_args": own}
     return named

@@ -24,13 +24,9 @@ def test_example_of_a_method_works(tmp_path, image_folder, quiet_trainer):
 
     from datamodules import Folder
 
-    code = re.search(r"```python\n(class .*?)```", README, re.DOTALL).group(1)
+    code = re.search(r"```python\n([^`]*class MeanImage.*?)```", README, re.DOTALL).group(1)
     names: dict = {}
-    exec(
-        "import torch\nfrom torch import Tensor\nfrom datamodules import Sample\n"
-        "from zoo.module import AnomalyModule, Prediction, Stage\nfrom zoo.scoring.pooling import pool_map\n" + code,
-        names,
-    )
+    exec(code, names)  # as pasted
     model = names["MeanImage"]()
     data = Folder(root=str(image_folder), image_size=32, batch_size=4)
     quiet_trainer(max_epochs=1).fit(model, data)

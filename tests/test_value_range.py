@@ -98,7 +98,8 @@ def test_checkpoints_from_before_keep_their_range(name, arguments, tmp_path):
     model = zoo.create_model(name, image_size=32, value_range=(-1.0, 1.0), **arguments).eval()
     save_checkpoint(model, tmp_path / "model.ckpt")
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
-    assert content["hyper_parameters"].pop("foreground_rule") == "above -1.0"
+    assert content["uad_zoo"].pop("foreground_rule") == "above -1.0"
+    content["hyper_parameters"]["value_range"] = content["uad_zoo"].pop("value_range")
     torch.save(content, tmp_path / "old.ckpt")
     image = 2 * greys(3, 32) - 1
     old = zoo.load_pretrained(tmp_path / "old.ckpt")

@@ -14,7 +14,7 @@ import zoo
 from zoo.checkpoints import CHECKPOINT_FORMAT
 from zoo.errors import UserError
 from zoo.foreground import foreground_of, settle_rule
-from zoo.registry import Method, methods
+from zoo.registry import Method, arguments, methods
 from zoo.sample import DataSource, Sample
 from zoo.scoring.pooling import pool_map
 from zoo.staging import Stage, Staging
@@ -232,13 +232,13 @@ class AnomalyModule(LightningModule):
 
     @classmethod
     def from_hparams(cls, hparams: Mapping[str, Any]) -> Self:
-        """A model from constructor arguments together with what was settled with the data, as checkpoints keep them.
+        """A model from constructor arguments together with what is otherwise settled with the data.
 
         Raises:
             UserError: the range is no pair of increasing numbers, or the rule is unknown.
         """
         make: Callable[..., Self] = cls
-        own = inspect.signature(cls.__init__).parameters  # a class from before may have a value_range of its own
+        own = arguments(cls)  # a class from before may have a value_range of its own
         model = make(**{key: value for key, value in hparams.items() if key not in OF_THE_DATA or key in own})
         model._take_settled(hparams)
         return model
@@ -356,13 +356,19 @@ class AnomalyModule(LightningModule):
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add method, format and project version, the batches' seed, and where a request to stop cut the stages."""
+        """Add method, format and project version, the batches' seed, and where a request to stop cut the stages.
+
+        What was settled with the data goes there too: ``hyper_parameters`` are the constructor's arguments alone.
+        """
+        for key in OF_THE_DATA:
+            checkpoint.get("hyper_parameters", {}).pop(key, None)
         checkpoint["uad_zoo"] = {
             "format": CHECKPOINT_FORMAT,
             "version": zoo.__version__,
             "method": type(self).__name__,
             "seed": self.staging.batch_seed,
             "stopped": self.staging.stopped,
+            **{key: self.hparams[key] for key in OF_THE_DATA if key in self.hparams},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -387,8 +393,9 @@ class AnomalyModule(LightningModule):
                 "give the checkpoint's own configuration (--run FOLDER does) or another checkpoint"
             )
         if self._data() is None:
-            # in files from before the rule was kept pixels above 0 were the foreground
-            self._take_settled({"foreground_rule": "above 0.0", **checkpoint.get("hyper_parameters", {})})
+            # files from before: five methods had the range as an argument; pixels above 0 were the foreground
+            own = checkpoint.get("hyper_parameters", {}).get("value_range")
+            self._take_settled({"value_range": own, "foreground_rule": "above 0.0", **header})
         self.staging.batch_seed = header["seed"]
         stopped = header.get("stopped")  # not in older files
         self.staging.stopped = stopped if isinstance(stopped, int) else None

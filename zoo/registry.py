@@ -1,25 +1,28 @@
 """The folder is the registry: every method file in a family folder is found by reading it, without importing torch.
 
 A method file holds one class with a literal ``reference``; the file's name is the method's name. Help, documentation
-table, contract tests, benchmark and command line all start from :func:`methods`.
+table, contract tests, benchmark and command line all start from :func:`methods`. Other configurations of methods that
+ship are variants with names of their own (:func:`variants`).
 """
 
 import ast
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.configs import read_yaml, shipped_configs
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
 
 FAMILIES = ("reconstruction", "self_supervised", "pretrained")
-_LITERALS = ("reference", "dims", "fitting", "tiny", "checkpoint_format")
+_LITERALS = ("reference", "dims", "fitting", "tiny", "small", "checkpoint_format")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Method:
         dims: spatial dimensions that the method works in.
         fitting: ``gradient`` or ``single_pass``.
         tiny: constructor arguments that fit in a second on CPU.
+        small: constructor arguments for 64 pixels and minutes on a CPU, over those of the method's configuration.
         checkpoint_format: name of the original authors' checkpoint format, if it can be imported.
     """
 
@@ -46,6 +50,7 @@ class Method:
     dims: tuple[int, ...] = (2,)
     fitting: str = "gradient"
     tiny: dict[str, Any] | None = None
+    small: dict[str, Any] | None = None
     checkpoint_format: str | None = None
 
     @property
@@ -104,9 +109,82 @@ def find(name: str) -> Method:
         if key in (method.name, method.name.replace("_", ""), method.class_name.lower(), method.class_path.lower()):
             return method
     by_word = {word: method.name for method in known.values() for word in (method.class_name, method.name)}
+    by_word |= {
+        key.rpartition("/")[2]: key.rpartition("/")[2] for key in shipped_configs() if key.startswith("models/")
+    }
     close = list(dict.fromkeys(by_word[word] for word in nearest(key.rpartition(".")[2], by_word)))
     hint = f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
     raise UserError(f"unknown method '{name}'; {hint} (`zoo models` lists all)")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A shipped configuration of a method that goes by a name of its own, as ``dn2`` does.
+
+    Attributes:
+        name: the configuration's name below ``models/``.
+        method: whose arguments it sets.
+        arguments: those arguments.
+        summary: first line of its comment.
+    """
+
+    name: str
+    method: Method
+    arguments: dict[str, Any]
+    summary: str
+
+
+@cache
+def variants() -> dict[str, Variant]:
+    """All shipped configurations of methods but the methods' own, by name."""
+    found: dict[str, Variant] = {}
+    for key, path in shipped_configs().items():
+        folder, _, name = key.rpartition("/")
+        if folder == "models" and name not in methods():
+            model = read_yaml(path)["model"]
+            given = model.get("init_args", {}).items()
+            plain = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
+            comment = path.read_text(encoding="utf-8").partition("\n")[0].strip("# ").rstrip(".")
+            found[name] = Variant(name, find(model["class_path"]), plain, comment)
+    return found
+
+
+def names(family: str | None = None) -> list[str]:
+    """Names of all methods, each followed by those of its variants.
+
+    Args:
+        family: of :data:`FAMILIES`; None = all.
+    """
+    chosen = [method for method in methods().values() if family in (None, method.family)]
+    return [
+        name
+        for method in chosen
+        for name in (method.name, *(one.name for one in variants().values() if one.method == method))
+    ]
+
+
+def find_settings(name: str) -> tuple[Method, dict[str, Any]]:
+    """The method that a name stands for, and the arguments that the name brings along (those of a variant).
+
+    Raises:
+        UserError: neither a method nor a variant; the message lists the nearest names.
+    """
+    variant = variants().get(name.lower().replace("-", "_"))
+    return (find(name), {}) if variant is None else (variant.method, variant.arguments)
+
+
+def arguments(cls: type) -> dict[str, Any]:
+    """Constructor arguments of a class, with those that it hands on to its parents, and their defaults."""
+    found: dict[str, Any] = {}
+    for one in cls.__mro__:
+        if "__init__" not in vars(one):
+            continue
+        parameters = [*inspect.signature(vars(one)["__init__"]).parameters.values()][1:]
+        named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        found = {one.name: one.default for one in parameters if one.kind in named} | found
+        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+            break
+    return found
 
 
 def load_class(name: str) -> "type[AnomalyModule]":

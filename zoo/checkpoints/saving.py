@@ -52,10 +52,10 @@ def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     with whole(folder / "model.safetensors") as partial:
         save_file(tensors, partial)
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"hyper_parameters": dict(model.hparams)}
     model.on_save_checkpoint(header)
     header["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
-    content = {"uad_zoo": header["uad_zoo"], "hyper_parameters": _plain(dict(model.hparams))}
+    content = {"uad_zoo": _plain(header["uad_zoo"]), "hyper_parameters": _plain(header["hyper_parameters"])}
     content["sha256"] = file_digest(folder / "model.safetensors")
     write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 

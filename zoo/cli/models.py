@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.files import write_text
-from zoo.registry import FAMILIES, Method, find, methods
+from zoo.registry import FAMILIES, Method, Variant, find, methods, variants
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +22,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table of the README")
     parser.add_argument("--readme", metavar="FILE", help="renew the table in this file")
     arguments = parser.parse_args(argv)
-    if arguments.name:
+    if arguments.name in variants():
+        describe_variant(variants()[arguments.name])
+    elif arguments.name:
         describe(find(arguments.name))
     elif arguments.markdown:
         print(markdown())
@@ -34,7 +36,13 @@ def main(argv: list[str]) -> int:
             for method in methods().values():
                 if method.family == family:
                     print(f"  {method.name:<22}{method.reference['year']:<6}{needs(method):<30}{method.summary}")
+                for variant in _variants_of(method) if method.family == family else ():
+                    print(f"    {variant.name:<26}variant of {method.name:<19}{variant.summary}")
     return 0
+
+
+def _variants_of(method: Method) -> list[Variant]:
+    return [one for one in variants().values() if one.method == method]
 
 
 def needs(method: Method) -> str:
@@ -53,6 +61,10 @@ def markdown() -> str:
             f"| `{method.name}` | {method.family.replace('_', '-')} | {needs(method)} "
             f"| [{paper['title']}]({paper['url']}), {paper['venue']} {paper['year']} |"
         )
+        rows += [
+            f"| `{one.name}` | {method.family.replace('_', '-')} | variant of `{method.name}` | {one.summary} |"
+            for one in _variants_of(method)
+        ]
     return "\n".join(rows)
 
 
@@ -75,3 +87,12 @@ def describe(method: Method) -> None:
     print(f"code:   {source}")
     print(f"use:    lightning fit --config models/{method.name} --config data/folder --data.root DIR")
     print(f"help:   lightning fit --model.help {method.name}")
+
+
+def describe_variant(variant: Variant) -> None:
+    """Print what a variant changes in its method."""
+    print(f"{variant.name} (variant of {variant.method.name}): {variant.summary}")
+    for key, value in variant.arguments.items():
+        print(f"  {key}: {value}")
+    print(f"use:    lightning fit --config models/{variant.name} --config data/folder --data.root DIR")
+    print(f"method: zoo models {variant.method.name}")

@@ -1,6 +1,7 @@
 """Options of the commands: short names, configuration files, and mistakes told in a sentence."""
 
 import importlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from datamodules.registry import class_names
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
-from zoo.registry import find, nearest
+from zoo.registry import find_settings, nearest
 from zoo.run_folder import Run, open_run
 
 MODE = "zoo"
@@ -47,7 +48,13 @@ def take_run(options: list[str]) -> tuple[list[str], Run | None]:
 
 def method_class(name: str) -> str:
     """Import path of a method: ``fae``, ``FeatureAutoencoder`` or a path, also of the user's own class."""
-    return name if _foreign(name) else find(name).class_path
+    return name if _foreign(name) else find_settings(name)[0].class_path
+
+
+def method_with_settings(name: str) -> str:
+    """As :func:`method_class`; of a variant the path with its arguments, as JSON."""
+    path, settings = method_class(name), {} if _foreign(name) else find_settings(name)[1]
+    return json.dumps({"class_path": path, "init_args": settings}) if settings else path
 
 
 def data_class(name: str) -> str:
@@ -96,6 +103,7 @@ def resolve_names(options: list[str]) -> tuple[list[str], list[Path]]:
     resolvers: dict[str, Callable[[str], str]] = {"--config": config, "-c": config}
     for key, resolve in _RESOLVERS.items():
         resolvers |= dict.fromkeys((f"--{key}", f"--{key}.class_path", f"--{key}.help"), resolve)
+    resolvers["--model"] = method_with_settings
     resolved: list[str] = []
     pending: Callable[[str], str] | None = None
     for word in options:
@@ -126,9 +134,13 @@ def _resolve_classes(content: dict[str, Any]) -> None:
     for key, resolve in _RESOLVERS.items():
         part = content.get(key)
         if isinstance(part, str) and not part.endswith((".yaml", ".yml", ".json")):
-            content[key] = {"class_path": resolve(part)}
-        elif isinstance(part, dict) and isinstance(part.get("class_path"), str):
-            part["class_path"] = resolve(part["class_path"])
+            content[key] = part = {"class_path": part}
+        if isinstance(part, dict) and isinstance(part.get("class_path"), str):
+            name = part["class_path"]
+            part["class_path"] = resolve(name)
+            settings = find_settings(name)[1] if key == "model" and not _foreign(name) else {}
+            if settings:
+                part["init_args"] = {**settings, **(part.get("init_args") or {})}
 
 
 def use_short_names() -> None:

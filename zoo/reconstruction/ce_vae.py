@@ -3,14 +3,13 @@
 Zimmerer et al. 2018, "Context-encoding variational autoencoder for unsupervised anomaly detection" (arXiv 1812.05941).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from zoo.module import Batch
-from zoo.nn.convolutional import Norm
-from zoo.reconstruction.vae import VAEMap, VAEScore, VariationalAutoencoder, kl_divergence
+from zoo.reconstruction.vae import VAEScore, VariationalAutoencoder, kl_divergence
 from zoo.scoring.residual import residual_loss
 
 
@@ -21,22 +20,14 @@ class ContextEncodingVAE(VariationalAutoencoder):
     the whole image. Maps and scores are those of :class:`VariationalAutoencoder`.
 
     Args:
-        image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``.
-        in_channels: image channels.
-        hidden_dims: channels after each halving of the image.
-        latent_dim: length of the code; the paper tries up to 512.
-        norm: ``none``, ``instance`` or ``batch``.
         loss: reconstruction error, ``l1`` or ``l2``.
         kl_weight: weight of the KL term beside the reconstruction error, both averages.
         context_weight: share of the context encoding's error in the loss; the VAE's loss has the rest.
         max_squares: an image gets 0 to this many squares of up to half its sides, each of one value drawn between
             the image's extremes.
-        anomaly_map: see :class:`VariationalAutoencoder`.
-        score: see there.
-        restoration_steps: see there.
-        restoration_rate: see there.
-        restoration_tv: see there.
+        score: see :class:`VariationalAutoencoder`.
         lr: learning rate of Adam.
+        **vae: arguments of :class:`VariationalAutoencoder`; for ``latent_dim`` the paper tries up to 512.
     """
 
     reference = {
@@ -50,23 +41,15 @@ class ContextEncodingVAE(VariationalAutoencoder):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        hidden_dims: tuple[int, ...] = (16, 32, 64, 128, 256),
-        latent_dim: int = 256,
-        norm: Norm = "none",
         loss: Literal["l1", "l2"] = "l1",
         kl_weight: float = 0.01,
         context_weight: float = 0.5,
         max_squares: int = 3,
-        anomaly_map: VAEMap = "combined",
         score: VAEScore = "elbo",
-        restoration_steps: int = 50,
-        restoration_rate: float = 0.02,
-        restoration_tv: float = 0.05,
         lr: float = 1e-4,
+        **vae: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(loss=loss, kl_weight=kl_weight, score=score, lr=lr, **vae)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of the VAE on the image, error of the context encoding on its covered copy."""

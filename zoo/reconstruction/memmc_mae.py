@@ -178,11 +178,8 @@ class MemMCMAE(MaskedAutoencoder):
 
     The rows of the paper's ablation: ``num_memory=0, multi_level=False, long_skip="none"`` is the MAE,
     ``multi_level=False`` adds the memory, the defaults add the multi-level decoder.
-    Arguments that are not listed are those of :class:`~zoo.reconstruction.mae.MaskedAutoencoder`.
 
     Args:
-        image_size: (H, W) in pixels, multiples of ``patch_size``.
-        in_channels: image channels.
         num_memory: memory slots of each encoder layer; the paper gives no number, 40 is Meshed-Memory's.
         multi_level: cross-attention to the encoder's levels in every decoder block.
         levels: encoder blocks that serve as levels; None = all, as in the paper.
@@ -193,6 +190,8 @@ class MemMCMAE(MaskedAutoencoder):
         gate_bias_init: None = the gates sum to 1 at the start; the paper's plain sum would start at L / 2 levels.
         long_skip: ``add`` = the paper's residual connections from earlier to later blocks, without parameters.
         checkpoint_cross: recompute the multi-level operator in the backward pass: less memory, more time.
+        lr: peak learning rate, about 10 times MAE's base rate as in the paper.
+        **mae: arguments of :class:`~zoo.reconstruction.mae.MaskedAutoencoder`.
     """
 
     reference = {
@@ -219,17 +218,6 @@ class MemMCMAE(MaskedAutoencoder):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        patch_size: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        decoder_width: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-        mlp_ratio: float = 4.0,
-        cls_token: bool = True,
         num_memory: int = 40,
         multi_level: bool = True,
         levels: tuple[int, ...] | None = None,
@@ -238,21 +226,10 @@ class MemMCMAE(MaskedAutoencoder):
         gate_bias_init: float | None = None,
         long_skip: Literal["add", "none"] = "add",
         checkpoint_cross: bool = False,
-        mask_ratio: float = 0.75,
-        norm_pix_loss: bool = False,
-        crop_scale: tuple[float, float] | None = (0.2, 1.0),
-        num_masks: int = 10,
-        score: Literal["patch", "global"] = "patch",
-        pool: Literal["masked", "all"] = "masked",
-        composite: bool = True,
-        l1_weight: float = 0.0,
         lr: float = 1.5e-3,
-        weight_decay: float = 0.05,
-        warmup_epochs: float = 5.0,
-        compile_network: bool = False,
+        **mae: Any,
     ) -> None:
-        # the parent's constructor would only take the arguments again; all are in hparams
-        super(MaskedAutoencoder, self).__init__()
+        super().__init__(lr=lr, **mae)
 
     def make_network(self) -> MemMCNetwork:
         """The network with its memory and levels."""
