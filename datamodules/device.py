@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.loading import Batch, CachedImages
+from zoo.nn.crops import crop_transform, draw_crops
 
 Precision = Literal["uint8", "float16"]
 
@@ -82,14 +83,9 @@ def random_resized_crop(
         tuple: crops of image (bilinear) and foreground (nearest), same shapes; half of them mirrored.
     """
     count = len(image)
-    share, aspect, x, y, mirror = torch.rand(5, count, generator=generator)
-    share = area[0] + (area[1] - area[0]) * share
-    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * aspect)
-    width, height = (share * aspect).sqrt().clamp(max=1), (share / aspect).sqrt().clamp(max=1)
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0] = torch.where(mirror < 0.5, -width, width)
-    theta[:, 1, 1] = height
-    theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
+    theta = crop_transform(draw_crops(count, area, ratio, generator=generator))
+    mirror = torch.rand(count, generator=generator) < 0.5
+    theta[:, 0, 0] = torch.where(mirror, -theta[:, 0, 0], theta[:, 0, 0])
     grid = F.affine_grid(theta.to(image.device), list(image.shape), align_corners=False)
     crops = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
     inside = F.grid_sample(foreground.float(), grid, mode="nearest", padding_mode="border", align_corners=False)

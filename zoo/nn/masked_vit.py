@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.nn.crops import crop_transform, draw_crops
 from zoo.nn.vit import Block, Masking, PatchEmbedding, init_transformer, sincos_positions, take_tokens
 
 
@@ -121,21 +122,14 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def random_resized_crop(images: Tensor, scale: tuple[float, float]) -> Tensor:
-    """Crop each image to a random share of its area (aspect 3/4..4/3) and stretch it back, bicubic, on its device.
+    """Crop each image to a random share of its area (:func:`~zoo.nn.crops.draw_crops`) and stretch it back, bicubic.
 
     Args:
         images: ``(B, C, H, W)`` in [0, 1].
         scale: smallest and largest share of the area.
     """
-    device = images.device
-    low, high, left, top = torch.rand(4, len(images), device=device)
-    area = scale[0] + (scale[1] - scale[0]) * low
-    aspect = torch.exp((2 * high - 1) * math.log(4 / 3))
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    theta = torch.zeros(len(images), 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 0, 2] = width, (1 - width) * (2 * left - 1)
-    theta[:, 1, 1], theta[:, 1, 2] = height, (1 - height) * (2 * top - 1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    boxes = draw_crops(len(images), scale, device=images.device)
+    grid = F.affine_grid(crop_transform(boxes), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, "bicubic", "reflection", align_corners=False).clamp(0, 1)
 
 
