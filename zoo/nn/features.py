@@ -233,6 +233,22 @@ def _mean_and_deviation(backbone: str) -> tuple[tuple[float, ...], tuple[float, 
     return (_IMAGENET_MEAN, _IMAGENET_STD) if config is None else (tuple(config.mean), tuple(config.std))
 
 
+def create_backbone(backbone: str, weights: str) -> nn.Module:
+    """A whole timm model without classifier, for methods that train or rebuild it.
+
+    Args:
+        backbone: its name.
+        weights: ``imagenet``, ``random`` or a file, as of :class:`FeatureExtractor`.
+
+    Raises:
+        UserError: unknown name, or weights that are not to be had or do not fit.
+    """
+    model = _create(backbone, weights)
+    if weights not in ("imagenet", "random") and not _weights_follow.get():
+        fill_backbone(model, weights, backbone)
+    return model
+
+
 def _create(backbone: str, weights: str) -> nn.Module:
     import timm
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.nn.density import ledoit_wolf
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 
@@ -90,17 +91,3 @@ class GaussianDensity(AnomalyModule):
             raise UserError("GaussianDensity has no statistics yet: run fit, or load a checkpoint of a finished fit")
         white = (self.embed(image) - self.gaussian.mean) @ self.gaussian.whitening.T
         return Prediction(white.norm(dim=1).float())
-
-
-def ledoit_wolf(centred: Tensor) -> Tensor:
-    """Covariance of centred rows ``(N, K)``, shrunk to a multiple of the identity by Ledoit and Wolf's estimate."""
-    count, channels = centred.shape
-    covariance = centred.T @ centred / count
-    scale = covariance.trace() / channels
-    norm = covariance.square().sum()
-    distance = (norm - channels * scale.square()) / channels
-    spread = (centred.square().sum(dim=1).square().mean() - norm) / (count * channels)
-    shrinkage = (spread.clamp(min=0) / distance.clamp(min=1e-30)).clamp(max=1)
-    covariance = (1 - shrinkage) * covariance
-    covariance.diagonal().add_(shrinkage * scale + 1e-12)
-    return covariance

@@ -72,11 +72,11 @@ class FAnoGAN(AnomalyModule):
         hp = self.hparams
         levels = hp["levels"]
         check_divisible(self.image_size, 2**levels, f"f-AnoGAN of {levels} levels")
-        widths = tuple(hp["width"] * multiple for multiple in _WIDTHS[: levels + 1])
+        widths = level_widths(hp["width"], levels)
         self.generator = Generator(self.in_channels, self.image_size, widths, hp["latent_dim"])
         self.critic = Critic(self.in_channels, self.image_size, widths)
         self.encoder = Encoder(self.in_channels, self.image_size, widths, hp["latent_dim"])
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def stages(self) -> tuple[Stage, ...]:
         """The GAN, then the encoder, each half of the budget."""
@@ -239,10 +239,18 @@ class Critic(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image ``(B, C, H, W)`` to a code ``(B, latent_dim)`` in [-1, 1]."""
+    """Image ``(B, C, H, W)`` to a code ``(B, latent_dim)``, in [-1, 1] if ``bounded``."""
 
-    def __init__(self, in_channels: int, image_size: tuple[int, ...], widths: tuple[int, ...], latent_dim: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        image_size: tuple[int, ...],
+        widths: tuple[int, ...],
+        latent_dim: int,
+        bounded: bool = True,
+    ) -> None:
         super().__init__()
+        self.bounded = bounded
         channels, height, width = _grid(image_size, widths)
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.blocks = _down_blocks(widths, image_size, layer_norm=False)
@@ -250,10 +258,17 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Code of an image."""
-        return torch.tanh(self.head(self.blocks(self.stem(image)).flatten(1)))
+        code = self.head(self.blocks(self.stem(image)).flatten(1))
+        return torch.tanh(code) if self.bounded else code
 
 
-def _initialise(module: nn.Module) -> None:
+def level_widths(width: int, levels: int) -> tuple[int, ...]:
+    """Channels before and after each of at most five halvings, for a base width."""
+    return tuple(width * multiple for multiple in _WIDTHS[: levels + 1])
+
+
+def initialise(module: nn.Module) -> None:
+    """For ``apply``: Kaiming normal convolutions, Xavier uniform linear layers, no biases."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight)
     elif isinstance(module, nn.Linear):

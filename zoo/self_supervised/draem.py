@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.module import Batch, Prediction, batch_generator
 from zoo.nn.convolutional import check_divisible
+from zoo.nn.losses import focal_loss
 from zoo.nn.unet import UNet
 from zoo.sample import DataSource
 from zoo.scoring.ssim import ssim_loss
@@ -127,7 +128,7 @@ class Draem(SyntheticSegmenter):
         restored = self.reconstruction(altered)
         logits = self.segmentation(torch.cat([restored, altered], dim=1)).float()
         restored = restored.float()
-        loss = F.mse_loss(restored, image) + ssim_loss(restored, image) + _focal_loss(logits, mask[:, 0].long())
+        loss = F.mse_loss(restored, image) + ssim_loss(restored, image) + focal_loss(logits, mask[:, 0].long())
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
 
@@ -175,9 +176,3 @@ def _autoencoder(channels: int, width: int) -> nn.Sequential:
 
 def _unit(before: int, now: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(before, now, 3, padding=1), nn.BatchNorm2d(now), nn.ReLU()
-
-
-def _focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss without class weights: logits ``(B, 2, H, W)``, target ``(B, H, W)`` int64."""
-    negative = F.cross_entropy(logits, target, reduction="none")
-    return ((1 - (-negative).exp()) ** gamma * negative).mean()

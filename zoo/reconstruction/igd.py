@@ -1,0 +1,395 @@
+"""IGD: interpolated Gaussian descriptor, an autoencoder whose codes of healthy images gather around one centre.
+
+Chen, Tian et al. 2022, "Deep one-class classification via interpolated Gaussian descriptor" (AAAI, arXiv 2101.10043).
+The original has two models, of whole images and of patches, whose scores are averaged; here both are trained in one fit
+and share no parameter. Without descriptor and interpolation it is the "MS-SSIM autoencoder" of the tables.
+"""
+
+import itertools
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.nn.adversarial import player_step
+from zoo.nn.convolutional import check_divisible
+from zoo.nn.features import FeatureExtractor
+from zoo.nn.fitted import FittedStatistics
+from zoo.nn.resampling import ResampleBlock
+from zoo.scoring.ms_ssim import WEIGHTS, ms_ssim, ms_ssim_error_map
+
+_PATCH, _STRIDE = 32, 16
+_RANGE = 4.7579  # span of ImageNet-normalised values, the dynamic range of all errors
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_GREY_MEAN, _GREY_STD = 0.449, 0.226  # their averages
+_LOCAL_WEIGHTS = (0.0516, 0.3295, 0.3463, 0.2726)
+_SSIM_SHARE = 0.85
+_FLOOR = 1e-6  # a fractional power of 0 has no gradient
+_MIN_CENTRE = 0.1
+_ADVERSARIAL = 0.1  # weight of the interpolation in the autoencoder's loss
+_PATCHES_AT_ONCE = 1024
+_AUTOENCODER, _CRITIC = range(2)
+
+
+class IGD(AnomalyModule):
+    """Interpolated Gaussian descriptor (IGD), on whole images, on patches of 32 pixels, or both.
+
+    Autoencoder: reconstruction error ``0.85 (1 - MS-SSIM) + 0.15 L1 / range``, plus ``mean(1 - exp(-|z - c|^2 / s))``
+    around the mean code c of the training set, plus a tenth of what a critic finds in images of codes that are mixed
+    with another image's; the critic estimates the share of that mixture. c and s are collected before the training and
+    again in the course of it. Deviations: the patches' encoder is trained from scratch, for the release's first part of
+    it is an unpublished distilled network; s is the mean squared distance over images (at least 1), not over batches;
+    entries of c that are exactly 0 are pushed away too; the signed difference of the release's patch score is absolute.
+
+    Args:
+        image_size: (H, W) in pixels, multiples of 16 with patches and divisible until below 8 for whole images; the
+            paper: 256.
+        in_channels: 1 or 3.
+        scales: ``both`` averages the scores and adds the maps; ``global`` or ``local`` alone.
+        gaussian: with the descriptor.
+        interpolation: with the critic of mixed codes.
+        backbone: of the encoder of whole images, a timm model.
+        weights: of the backbone: ``imagenet``, ``random``, or a path, for example a checkpoint of ``ccd``.
+        train_backbone: let the backbone learn too, as "CCD + IGD" does.
+        latent_dim: length of both codes.
+        width: base width of the generator and critic of whole images.
+        local_width: the same for patches.
+        patch_images: images of a batch whose patches are trained on (the release: batches of 2).
+        refreshes: how often centre and width are collected, the first time before the training (the release: every 10
+            of 256 epochs).
+        lr: of both Adams (betas 0 and 0.9), falling to 0 by a power of 0.9.
+        weight_decay: of the autoencoder.
+    """
+
+    reference = {
+        "title": "Deep One-Class Classification via Interpolated Gaussian Descriptor",
+        "venue": "AAAI",
+        "year": 2022,
+        "url": "https://arxiv.org/abs/2101.10043",
+    }
+    tiny = {
+        "image_size": 32,
+        "backbone": "resnet10t",
+        "weights": "random",
+        "latent_dim": 8,
+        "width": 4,
+        "local_width": 4,
+        "refreshes": 1,
+    }
+
+    scale: nn.ModuleDict
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        scales: Literal["both", "global", "local"] = "both",
+        gaussian: bool = True,
+        interpolation: bool = True,
+        backbone: str = "resnet18",
+        weights: str = "imagenet",
+        train_backbone: bool = False,
+        latent_dim: int = 128,
+        width: int = 64,
+        local_width: int = 32,
+        patch_images: int = 2,
+        refreshes: int = 25,
+        lr: float = 1e-4,
+        weight_decay: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def build(self) -> None:
+        """Create encoder, generator, critic and descriptor of each scale."""
+        hp = self.hparams
+        self.scale = nn.ModuleDict()
+        if hp["scales"] != "local":
+            encoder: nn.Module = _GlobalEncoder(
+                hp["backbone"], hp["weights"], hp["train_backbone"], self.in_channels, hp["latent_dim"]
+            )
+            self.scale["global"] = Scale(encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"])
+        if hp["scales"] != "global":
+            check_divisible(self.image_size, _STRIDE, "IGD's grid of patches", minimum=_PATCH)
+            size = (_PATCH, _PATCH)
+            encoder = _local_encoder(self.in_channels, hp["local_width"], hp["latent_dim"])
+            self.scale["local"] = Scale(encoder, self.in_channels, size, hp["local_width"], hp["latent_dim"])
+        grey = self.in_channels == 1
+        mean, deviation = ((_GREY_MEAN,), (_GREY_STD,)) if grey else (_MEAN, _STD)
+        self.mean, self.deviation = (
+            nn.Buffer(torch.tensor(values).view(-1, 1, 1), persistent=False) for values in (mean, deviation)
+        )
+
+    @property
+    def scales(self) -> "dict[str, Scale]":
+        """What works on whole images (``global``) and on patches (``local``)."""
+        return {name: scale for name, scale in self.scale.items() if isinstance(scale, Scale)}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Collect centre and width, optimise, and so on; without the descriptor only optimise."""
+        if not self.hparams["gaussian"]:
+            return (Stage("optimise", self._play),)
+        return (Stage("collect", self._collect, self._finish), Stage("optimise", self._play)) * self.hparams[
+            "refreshes"
+        ]
+
+    def configure_optimizers(self) -> Any:
+        """Adam for the autoencoders and for the critics, both with a polynomial fall to 0."""
+        hp = self.hparams
+        critics = [parameter for one in self.scales.values() for parameter in one.critic.parameters()]
+        of_critics = {id(parameter) for parameter in critics}
+        others = [p for p in self.parameters() if p.requires_grad and id(p) not in of_critics]
+        betas = (0.0, 0.9)
+        optimisers = [
+            torch.optim.Adam(others, lr=hp["lr"], betas=betas, weight_decay=hp["weight_decay"]),
+            torch.optim.Adam(critics, lr=hp["lr"], betas=betas),
+        ]
+        steps = max(self.optimise_batches, 1)
+        return optimisers, [torch.optim.lr_scheduler.PolynomialLR(one, steps, power=0.9) for one in optimisers]
+
+    def _parts(self, image: Tensor) -> dict[str, Tensor]:
+        """What each scale trains on: normalised images, or the patches of the first few."""
+        normal = (image - self.mean) / self.deviation
+        parts = {"global": normal, "local": _patches(normal[: self.hparams["patch_images"]])}
+        return {name: parts[name] for name in self.scale}
+
+    def _collect(self, batch: Batch, batch_idx: int) -> None:
+        normal = (batch["image"] - self.mean) / self.deviation
+        for name, scale in self.scales.items():
+            for part in (normal if name == "global" else _patches(normal)).split(_PATCHES_AT_ONCE):
+                scale.collect(part)
+
+    def _finish(self) -> None:
+        for scale in self.scales.values():
+            scale.settle()
+
+    def _play(self, batch: Batch, batch_idx: int) -> None:
+        """A step of the autoencoders, a step of the critics."""
+        hp, parts = self.hparams, self._parts(batch["image"])
+        shares = {name: 0.5 * torch.rand(len(part), 1).to(part.device) for name, part in parts.items()}
+        made: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def autoencode() -> Tensor:
+            total = batch["image"].new_zeros(())
+            for name, part in parts.items():
+                scale = self.scales[name]
+                code = scale.encoder(part)
+                reconstruction = scale.generator(code).float()
+                error = scale.error(reconstruction, part).mean()
+                total = total + error
+                self.log(f"train/{name}_reconstruction", error.detach())
+                if hp["gaussian"]:
+                    total = total + scale.distance(code).mean()
+                if hp["interpolation"]:
+                    mixed = scale.generator(shares[name] * code + (1 - shares[name]) * code.flip(0)).float()
+                    total = total + _ADVERSARIAL * scale.realism(mixed).square().mean()
+                    made[name] = (reconstruction.detach(), mixed.detach())
+            return total
+
+        def criticise() -> Tensor:
+            total = batch["image"].new_zeros(())
+            for name, (reconstruction, mixed) in made.items():
+                realism = self.scales[name].realism
+                nearly = reconstruction + 0.2 * (parts[name] - reconstruction)
+                total = total + (realism(mixed) - shares[name]).square().mean() + realism(nearly).square().mean()
+            return total
+
+        self.log("train/loss", player_step(self, _AUTOENCODER, autoencode))
+        if hp["interpolation"]:
+            self.log("train/critic_loss", player_step(self, _CRITIC, criticise))
+        schedules: Any = self.lr_schedulers()
+        for schedule in schedules if hp["interpolation"] else schedules[:1]:
+            schedule.step()
+
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
+        """Mean of both scales' scores, sum of their maps.
+
+        Raises:
+            UserError: centre and width were not collected yet.
+        """
+        normal = (image - self.mean) / self.deviation
+        found = []
+        reconstruction = None
+        if "global" in self.scale:
+            scale = self.scales["global"]
+            code = scale.encoder(normal)
+            restored = scale.generator(code).float()
+            found.append((self._score(scale, restored, normal, code, 0.1), scale.error_map(restored, normal)))
+            reconstruction = restored * self.deviation + self.mean
+        if "local" in self.scale:
+            found.append(self._detect_patches(normal))
+        scores, maps = zip(*found, strict=True)
+        return Prediction(torch.stack(scores).mean(dim=0), torch.stack(maps).sum(dim=0), reconstruction)
+
+    def _detect_patches(self, normal: Tensor) -> tuple[Tensor, Tensor]:
+        scale, scores, maps = self.scales["local"], [], []
+        for part in _patches(normal).split(_PATCHES_AT_ONCE):
+            code = scale.encoder(part)
+            restored = scale.generator(code).float()
+            scores.append(self._score(scale, restored, part, code, 0.9))
+            maps.append(scale.error_map(restored, part))
+        score = torch.cat(scores).view(len(normal), -1).amax(dim=1)
+        return score, _fold(torch.cat(maps), len(normal), self.image_size)
+
+    def _score(self, scale: "Scale", restored: Tensor, image: Tensor, code: Tensor, share: float) -> Tensor:
+        error = scale.error(restored, image)
+        return share * error + (1 - share) * scale.distance(code) if self.hparams["gaussian"] else error
+
+
+class Scale(nn.Module):
+    """Autoencoder, critic and Gaussian descriptor of whole images or of patches, in ImageNet-normalised values.
+
+    Args:
+        encoder: image to code ``(B, latent_dim)``.
+        in_channels: image channels.
+        size: ``(H, W)`` of images or patches.
+        width: base width of generator and critic.
+        latent_dim: length of the code.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, in_channels: int, size: tuple[int, ...], width: int, latent_dim: int
+    ) -> None:
+        super().__init__()
+        self.weights: tuple[float, ...]
+        small = tuple(size) == (_PATCH, _PATCH)
+        self.window, self.weights = (3, _LOCAL_WEIGHTS) if small else (11, WEIGHTS)
+        levels = _levels(size)
+        check_divisible(size, 2**levels, f"IGD's generator of {levels} doublings")
+        grid = tuple(side // 2**levels for side in size)
+        widths = [width * multiple for multiple in (1, 2, 4, 8, 8, 8, 8, 8)[: levels + 1]]
+        self.encoder = encoder
+        ups = [ResampleBlock(source, target, "up") for source, target in itertools.pairwise(widths[::-1])]
+        self.generator = nn.Sequential(
+            nn.Linear(latent_dim, widths[-1] * grid[0] * grid[1]),
+            nn.Unflatten(1, (widths[-1], *grid)),
+            *ups,
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, in_channels, 3, padding=1),
+        )
+        downs = [
+            ResampleBlock(source, target, "down", partial(_layer_norm, sides=tuple(s // 2**level for s in size)))
+            for level, (source, target) in enumerate(itertools.pairwise(widths))
+        ]
+        self.critic = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1),
+            *downs,
+            nn.Flatten(),
+            nn.Linear(widths[-1] * grid[0] * grid[1], 1),
+        )
+        self.descriptor = FittedStatistics("centre", "spread")
+        for name in ("count", "total", "squares"):
+            shape = (latent_dim,) if name == "total" else ()
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def error(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """``0.85 (1 - MS-SSIM) + 0.15 L1 / range``, ``(B,)``."""
+        index = ms_ssim(reconstruction, image, self.window, _RANGE, self.weights, _FLOOR)
+        absolute = (reconstruction - image).abs().mean(dim=(1, 2, 3))
+        return _SSIM_SHARE * (1 - index) + (1 - _SSIM_SHARE) * absolute / _RANGE
+
+    def error_map(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Error of the multi-scale similarity plus 0.15 of the absolute difference, ``(B, 1, H, W)``."""
+        index = ms_ssim_error_map(image, reconstruction.unsqueeze(1), self.window, _RANGE, self.weights).squeeze(1)
+        return index + (1 - _SSIM_SHARE) * (reconstruction - image).abs().mean(dim=1, keepdim=True)
+
+    def distance(self, code: Tensor) -> Tensor:
+        """``1 - exp(-|z - c|^2 / s)``, ``(B,)``.
+
+        Raises:
+            UserError: centre and width were not collected yet.
+        """
+        if not self.descriptor.fitted:
+            raise UserError("IGD has no centre yet: run fit, or load a checkpoint of a fit that has collected one")
+        squared = (code.float() - self.descriptor.centre).square().sum(dim=1)
+        return 1 - torch.exp(-squared / self.descriptor.spread)
+
+    def realism(self, image: Tensor) -> Tensor:
+        """The critic's estimate ``(B, 1)`` of the share of a mixture, in (0, 1)."""
+        return self.critic(image).float().sigmoid()
+
+    def collect(self, image: Tensor) -> None:
+        """Add codes to the sums."""
+        code = self.encoder(image).double()
+        self.count += len(code)
+        self.total += code.sum(dim=0)
+        self.squares += code.square().sum()
+
+    def settle(self) -> None:
+        """Centre and width from the sums, which start anew."""
+        mean = self.total / self.count
+        away = torch.where(mean < 0, -_MIN_CENTRE, _MIN_CENTRE)
+        centre = torch.where(mean.abs() < _MIN_CENTRE, away, mean)
+        spread = self.squares / self.count - 2 * centre @ mean + centre @ centre
+        self.descriptor.centre, self.descriptor.spread = centre.float(), spread.clamp(min=1.0).float()
+        for sums in (self.count, self.total, self.squares):
+            sums.zero_()
+
+    count: Tensor
+    total: Tensor
+    squares: Tensor
+
+
+class _GlobalEncoder(nn.Module):
+    """A backbone's last maps, averaged over places, and a linear layer; takes normalised images."""
+
+    def __init__(self, backbone: str, weights: str, trained: bool, in_channels: int, latent_dim: int) -> None:
+        super().__init__()
+        self.extractor = FeatureExtractor(
+            backbone,
+            ("layer4",),
+            weights=weights,
+            statistics="batch" if trained else "frozen",
+            normalisation="none",
+            in_channels=in_channels,
+            differentiable=trained,
+        )
+        self.extractor.requires_grad_(trained)
+        self.to_code = nn.Linear(self.extractor.channels[0], latent_dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.to_code(self.extractor(image)[0].mean(dim=(2, 3)))
+
+
+def _local_encoder(in_channels: int, width: int, latent_dim: int) -> nn.Sequential:
+    """Patches of 32 pixels to codes: three halvings, two linear layers."""
+    widths = [2 * width, 4 * width, 8 * width, 16 * width]
+    return nn.Sequential(
+        nn.Conv2d(in_channels, widths[0], 3, padding=1),
+        *(ResampleBlock(source, target, "down") for source, target in itertools.pairwise(widths)),
+        nn.Flatten(),
+        nn.Linear(widths[-1] * (_PATCH // 8) ** 2, widths[-1]),
+        nn.ReLU(),
+        nn.Linear(widths[-1], latent_dim),
+    )
+
+
+def _layer_norm(channels: int, sides: tuple[int, ...]) -> nn.Module:
+    return nn.LayerNorm((channels, *sides))
+
+
+def _levels(size: tuple[int, ...]) -> int:
+    """Doublings from a grid of 4 to 7 places to the smaller side."""
+    levels, side = 0, min(size)
+    while side >= 8:
+        levels, side = levels + 1, side // 2
+    return levels
+
+
+def _patches(image: Tensor) -> Tensor:
+    """All patches ``(B * P, C, 32, 32)`` at a stride of 16, those of an image one after another."""
+    columns = F.unfold(image, _PATCH, stride=_STRIDE)
+    return columns.transpose(1, 2).reshape(-1, image.shape[1], _PATCH, _PATCH)
+
+
+def _fold(maps: Tensor, count: int, size: tuple[int, ...]) -> Tensor:
+    """Maps of patches ``(B * P, 1, 32, 32)`` back to images ``(B, 1, H, W)``, averaged where they overlap."""
+    columns = maps.reshape(count, -1, _PATCH * _PATCH).transpose(1, 2)
+    total = F.fold(columns, size, _PATCH, stride=_STRIDE)
+    return total / F.fold(torch.ones_like(columns), size, _PATCH, stride=_STRIDE)
