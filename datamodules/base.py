@@ -22,6 +22,7 @@ from datamodules.listing import companions, shown, walk
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
 from datamodules.reading import Array, BadFile
 from datamodules.records import Record, hash_order, manifest_hash, write_csv
+from datamodules.registry import cards
 from datamodules.validation import WithSyntheticAnomalies, unseen_kinds
 from zoo.errors import UserError
 from zoo.sample import Sample
@@ -318,7 +319,7 @@ class AnomalyDataModule(LightningDataModule):
         if self.unlabeled and not len(self._positions("unlabeled")):
             raise UserError(
                 f"data.unlabeled: {self.folder()} read as {self.name} has no unlabelled images; leave it out, or take "
-                "a set that has them: medmnist, covidx, vindr_cxr, or folder with train/unlabeled"
+                f"a set that has them: {', '.join(name for name, entry in cards().items() if entry.pool)}"
             )
         if not counts["val"]:
             reason = "val_fraction is 0" if self.val_fraction == 0 else "too few healthy images to hold some out"

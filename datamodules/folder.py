@@ -61,6 +61,7 @@ class Folder(AnomalyDataModule):
         "channels": (1, 3),
         "value_range": (0.0, 1.0),
         "foreground": "all",
+        "pool": "train/unlabeled",
         "subject": "unknown",
         "protocol": "",
         "leaks": "`zoo data check folder` lists copies and near-copies between the splits",

@@ -57,7 +57,7 @@ class HyperKvasir(AnomalyDataModule):
         "images": "pictures",
         "channels": (3,),
         "value_range": (0.0, 1.0),
-        "foreground": "all",
+        "foreground": "above 0.07",
         "subject": "unknown: the release names no patients",
         "protocol": "papers: Colon_AD_public, 1,600 + 500 + 1,000 frames, a list that was never published",
         "leaks": "normal and polyp frames show other parts of the bowel; frames of one examination are near-copies",
@@ -82,7 +82,7 @@ class HyperKvasir(AnomalyDataModule):
         super().__init__(image_size=image_size, **common)
         self.crop, self.normalise = crop, normalise
         if normalise == "imagenet":
-            self.value_range, self.stored_range = (-2.2, 2.7), None
+            self.value_range, self.stored_range, self.foreground_rule = (-2.2, 2.7), None, "all"
 
     def index(self, root: Path) -> list[Record]:
         """Records of whichever layout is found."""

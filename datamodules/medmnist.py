@@ -39,6 +39,7 @@ class MedMNIST(AnomalyDataModule):
         "channels": (1, 3),
         "value_range": (0.0, 1.0),
         "foreground": "all",
+        "pool": "of the training part, healthy and ill",
         "subject": "unknown",
         "protocol": "official splits; which classes are normal has to be said",
     }

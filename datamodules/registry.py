@@ -10,10 +10,13 @@ import importlib
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
 from zoo.registry import nearest
+
+if TYPE_CHECKING:
+    from datamodules.base import AnomalyDataModule
 
 SOURCES = ("brain", "auxiliary")
 PHANTOM_PRESETS = ("smoke", "small", "demo", "full-shape")
@@ -41,9 +44,10 @@ class DataSet:
         channels: possible numbers of channels of ``image``.
         value_range: the range of ``image``, as served by default.
         foreground: rule by which the foreground follows from an image alone, where a batch does not bring it:
-            ``above_minimum`` or ``all``.
+            ``all``, ``nonzero``, ``above_minimum`` of the range, or ``above X``.
         protocol: what has to be done to compare with published tables.
         leaks: known shortcuts and leaks.
+        pool: where images of unknown health come from, for ``data.unlabeled``; empty where there are none.
         sources: folder of the sources that the DataModule composes.
         more: entries that only its group knows.
     """
@@ -67,6 +71,7 @@ class DataSet:
     foreground: str = "above_minimum"
     protocol: str = ""
     leaks: str = ""
+    pool: str = ""
     sources: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -133,6 +138,24 @@ def find(name: str) -> DataSet:
         parts = [one.name for one in cards().values() if one.group == entry.sources]
         raise UserError(f"{name} is composed of sources; name one of {', '.join(parts)}")
     return entry
+
+
+def data_module(name: str, **options: Any) -> "AnomalyDataModule":
+    """The DataModule that reads the data set, a source together with a partner.
+
+    Args:
+        name: of a data set that is not auxiliary.
+        **options: of the DataModule.
+
+    Raises:
+        UserError: unknown name, or options that do not fit.
+    """
+    entry = find(name)
+    if entry.class_name:
+        module: AnomalyDataModule = getattr(importlib.import_module(entry.module), entry.class_name)(**options)
+        return module
+    composed: AnomalyDataModule = home(entry).data_module(entry, **options)
+    return composed
 
 
 def home(entry: DataSet) -> Any:
