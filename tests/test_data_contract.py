@@ -15,8 +15,8 @@ import yaml
 
 from datamodules import commands, phantoms
 from datamodules.base import AnomalyDataModule
+from datamodules.listing import list_files
 from datamodules.phantoms.storage import Settings
-from datamodules.reading import list_files
 from datamodules.registry import PHANTOM_PRESETS, DataSet, cards, data_module, data_sets
 from zoo.foreground import foreground_of, settle_rule
 
