@@ -209,7 +209,7 @@ def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, _Entry], dic
 
 def _model(path: Path, name: str, entry: dict[str, Any]) -> _Entry:
     """A method: a shipped configuration by name, with what the entry says over it."""
-    _known(path, name, entry, ("config", "class_path", "init_args", "trainer", "data", "metrics"))
+    _known(path, name, entry, ("config", "class_path", "init_args", "trainer", "data", "metrics", "init_from"))
     base: dict[str, Any] = {"model": {"class_path": entry.get("class_path"), "init_args": {}}}
     if "class_path" not in entry:
         base = _read(config_path(_with_folder(entry.get("config", name), "models")))
@@ -220,6 +220,8 @@ def _model(path: Path, name: str, entry: dict[str, Any]) -> _Entry:
     shipped = {key: base.get(key, {}) for key in ("model", "trainer", "metrics")}
     shipped["data"] = {"init_args": {key: served[key] for key in _SERVING if key in served}}
     said = {key: entry.get(key, {}) for key in ("trainer", "metrics")}
+    if "init_from" in entry:
+        said["init_from"] = {"source": entry["init_from"]}
     said |= {"model": {"init_args": entry.get("init_args", {})}, "data": {"init_args": entry.get("data", {})}}
     return _Entry(shipped, said)
 

@@ -1,7 +1,7 @@
 """What a method must be: :class:`AnomalyModule` and its output :class:`Prediction`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -297,7 +297,30 @@ class AnomalyModule(LightningModule):
             )
         with torch.device("cpu"):  # Lightning would build on the GPU: other initial weights from the same seed
             self.build()
+        self._modes = {module: module.training for module in self.modules()}
+        self._empty = {name: buffer.clone() for name, buffer in self.own_buffers() if not buffer.any()}
         self._built = True
+
+    def begin_fit(self) -> None:
+        """Be as after building: in training mode, and with nothing collected; the weights stay.
+
+        A loaded or fitted model is in evaluation mode and full of statistics; a new fit collects them anew. What starts
+        as zeros, or empty, is taken for a statistic.
+        """
+        if not self.training:
+            for module, mode in self._modes.items():
+                module.training = mode
+        if any(stage.kind == "collect" for stage in self.stages()):
+            for name, empty in self._empty.items():
+                owner, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(owner), leaf, empty.clone().to(self.device))
+
+    def own_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Buffers of the method's own modules: statistics and constants, not those of normalisation layers."""
+        for prefix, module in self.named_modules():
+            if not type(module).__module__.startswith(("torch.nn", "timm.")):
+                for name, buffer in module.named_buffers(recurse=False):
+                    yield (f"{prefix}.{name}" if prefix else name), buffer
 
     def _data(self) -> DataSource | None:
         """The DataModule of the trainer that the model is attached to."""

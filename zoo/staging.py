@@ -139,6 +139,8 @@ class Staging(Callback):
             self._limits = (-1 if loop.max_epochs is None else loop.max_epochs, loop.epoch_loop.max_steps)
             loop.max_epochs, loop.epoch_loop.max_steps = -1, -1
             trainer.num_sanity_val_steps = 0  # before its stages a method has nothing to predict with
+        if trainer.ckpt_path is None:  # not resumed
+            self.module.begin_fit()
         self.module.prepare_fit(getattr(trainer, "datamodule", None))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -55,6 +55,36 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
     return model.eval()
 
 
+def read_weights(source: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of this package by name.
+
+    Args:
+        source: as for :func:`load_pretrained`.
+
+    Raises:
+        UserError: as :func:`load_pretrained`.
+    """
+    checkpoint = _read(source, fetch(source))
+    _header(source, checkpoint)
+    return _tensors(source, checkpoint)
+
+
+def same_backbone(source: str | Path, method: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a source is a checkpoint of this method around the same backbone, and so holds the backbone's weights.
+
+    Args:
+        source: any; False for files of other packages.
+        method: class name.
+        arguments: of the class.
+    """
+    try:
+        checkpoint = _read(source, fetch(source))
+    except UserError:
+        return False
+    found = _arguments(source, checkpoint).get("backbone")
+    return bool(_header(source, checkpoint)["method"] == method and found == arguments.get("backbone"))
+
+
 def read_origin(source: str | Path) -> dict[str, Any]:
     """Format and name of the file that a checkpoint was imported from; empty if it was trained.
 

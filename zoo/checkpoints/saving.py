@@ -30,7 +30,6 @@ def save_checkpoint(model: "AnomalyModule", path: Path, origin: Mapping[str, str
         "pytorch-lightning_version": version("lightning"),
         "epoch": 0,
         "global_step": 0,
-        "loops": {},
     }
     model.on_save_checkpoint(checkpoint)
     checkpoint["uad_zoo"] |= {"origin": dict(origin)} if origin else {}

@@ -107,6 +107,7 @@ def resolve_names(options: list[str]) -> tuple[list[str], list[Path]]:
     resolved: list[str] = []
     pending: Callable[[str], str] | None = None
     for word in options:
+        word = re.sub(r"^--init_from(?==|$)", "--init_from.source", word)
         key, equals, value = word.partition("=")
         if pending is not None:
             resolved.append(word if word.startswith(("-", "{")) else pending(word))

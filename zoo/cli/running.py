@@ -26,11 +26,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules.base import AnomalyDataModule
 from datamodules.registry import class_names
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
+from zoo.callbacks.init_from import InitFrom
 from zoo.callbacks.last_checkpoint import LastCheckpoint
 from zoo.callbacks.outputs import PlacesOutputs
 from zoo.callbacks.panels import Panels
 from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
+from zoo.checkpoints.loading import same_backbone
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.cli.options import MODE, Parser, resolve_names, take_run, use_short_names, with_place
 from zoo.errors import UserError
@@ -140,6 +142,8 @@ class ZooCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_lightning_class_args(InitFrom, "init_from")
         if subcommand == "predict":
             parser.add_argument(
                 "--input", type=str | None, default=None, help="image or folder to score; default: the test set"
@@ -185,10 +189,27 @@ class ZooCLI(LightningCLI):
             raise UserError(f"--ckpt_path {self.checkpoint}: no such file")
         if self.checkpoint is not None:
             read_checkpoint(self.checkpoint)  # refuses what is no checkpoint, in one line
+        if self.subcommand == "fit":
+            self._check_start()
         self.text = self._config_text()
         self.folder = self._make_folder() if _get_rank() in (None, 0) else None
         if self.folder is not None:
             self._place_loggers(self.folder)
+
+    def _check_start(self) -> None:
+        """A fit is continued from a whole checkpoint, or begun from weights; not both."""
+        source = self._given.init_from.source
+        if self.checkpoint is None:
+            return
+        if source is not None and self.run is None:
+            raise UserError(
+                f"--ckpt_path continues a run, --init_from {source} starts a new fit from weights: give one"
+            )
+        if "optimizer_states" not in read_checkpoint(self.checkpoint):
+            raise UserError(
+                f"--ckpt_path {self.checkpoint}: holds weights alone, there is nothing to continue; "
+                f"--init_from {self.checkpoint} starts a new fit from them"
+            )
 
     def _make_folder(self) -> Path:
         if self.run is not None:
@@ -248,8 +269,14 @@ class ZooCLI(LightningCLI):
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with weights_follow() if self.checkpoint is not None else contextlib.nullcontext():
+        follow = self.checkpoint is not None or (subcommand == "fit" and self._brings_backbone())
+        with weights_follow() if follow else contextlib.nullcontext():
             getattr(self, f"run_{subcommand}")()
+
+    def _brings_backbone(self) -> bool:
+        """Whether a new fit starts from a model of the same method with the same backbone, whose weights it brings."""
+        source = self._given.init_from.source
+        return source is not None and same_backbone(source, type(self.model).__name__, self.model.hparams)
 
     def run_fit(self) -> None:
         """Fit; then test if asked to."""
