@@ -48,6 +48,7 @@ class AnomalyDataModule(LightningDataModule):
         slices_as_stored: all slices of a volume are served, oriented as in the file, so that maps stack back into it.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
         predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
+        predict_split: when set, the part of :meth:`dataset` that ``predict`` serves.
         records: all records, in the order of the store, after :meth:`setup`.
         manifest: the records that could be read, after :meth:`setup`.
         rejected: what lenient reading left out, after :meth:`setup`.
@@ -130,6 +131,7 @@ class AnomalyDataModule(LightningDataModule):
         self._folder: Path | None = None
         self._predict: CachedImages | None = None
         self._reserved = False
+        self.predict_split: str | None = None
         self._assigned: dict[str, frozenset[str]] = {}
 
     # ---- what a data set writes -----------------------------------------------------------------------------------
@@ -388,6 +390,23 @@ class AnomalyDataModule(LightningDataModule):
         subjects, volumes = [owner.subject for owner in owners], [owner.id for owner in owners]
         return CachedImages(store, positions, ids, subjects, labels, with_mask=known, sources=sources, volumes=volumes)
 
+    def original(self, source: str, number: int) -> Array | None:
+        """The picture behind an image at its file's resolution, for overlays.
+
+        Args:
+            source: the file.
+            number: slice of a volume, -1 for a picture.
+
+        Returns:
+            Array: ``(H, W)`` or ``(H, W, C)`` in [0, 1]; None where images are cropped or registered, so that a map
+            does not lie on the file's pixels.
+        """
+        return None
+
+    def members(self, source: str) -> list[str]:
+        """All files of the volume that ``source`` is of."""
+        return [source]
+
     def case_of(self, name: str) -> str:
         """The patient that a file belongs to, by its name below the root; empty where unknown."""
         return ""
@@ -491,7 +510,9 @@ class AnomalyDataModule(LightningDataModule):
         return self._in_order(dataset)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The files of ``predict_input``, or the test set."""
+        """The files of ``predict_input``, the part ``predict_split``, or the test set."""
+        if self.predict_split is not None:
+            return self._in_order(self.dataset(self.predict_split))
         return self.test_dataloader() if self.predict_input is None else self._in_order(self._predict_images())
 
     def _predict_images(self) -> CachedImages:

@@ -112,6 +112,7 @@ class Folder(AnomalyDataModule):
         self.in_channels, self.intensity_range = in_channels, intensity_range
         self._channels = in_channels
         self._grey_scale: Bounds | None = None
+        self._original: tuple[str, Array] | None = None
         self._listings: dict[str, Listing] = {}
 
     def index(self, root: Path) -> list[Record]:
@@ -161,6 +162,15 @@ class Folder(AnomalyDataModule):
         """What ``case_pattern`` finds in the name; empty without a pattern or where it finds nothing."""
         found = None if self.case_pattern is None else self.case_pattern.search(name)
         return "" if found is None else found[1] or ""
+
+    def original(self, source: str, number: int) -> Array | None:
+        """The whole file as it is read, before resizing."""
+        if self._original is None or self._original[0] != source:
+            decoded = _decoded(source, self.intensity_range is None)
+            image = unit_picture(source, decoded, self.intensity_range, self.grey_scale())
+            self._original = source, image
+        image = self._original[1]
+        return image[..., number] if number >= 0 else image
 
     def test_dataloader(self) -> Any:
         """The test set.

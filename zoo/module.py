@@ -12,6 +12,7 @@ from torch import Tensor
 
 import zoo
 from zoo.checkpoints import CHECKPOINT_FORMAT
+from zoo.decision.calibration import Calibration, from_plain
 from zoo.errors import UserError
 from zoo.foreground import foreground_of, settle_rule
 from zoo.registry import Method, arguments, methods
@@ -85,6 +86,7 @@ class AnomalyModule(LightningModule):
         # a class from before the base converted predicts by itself, from the data's values
         self._converts = self.expects != "any" and type(self).predict_anomaly is AnomalyModule.predict_anomaly
         self.staging = Staging(self)
+        self.calibration: Calibration | None = None  # of exactly these weights
 
     # ---- what a method writes -------------------------------------------------------------------------------------
 
@@ -393,6 +395,9 @@ class AnomalyModule(LightningModule):
             "stopped": self.staging.stopped,
             **{key: self.hparams[key] for key in OF_THE_DATA if key in self.hparams},
         }
+        # weights that are being trained have none yet
+        if self.calibration is not None and (self._trainer is None or self._trainer.state.fn != "fit"):
+            checkpoint["uad_zoo"]["calibration"] = self.calibration.plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse checkpoints of another method or of a later format.
@@ -419,6 +424,8 @@ class AnomalyModule(LightningModule):
             # files from before: five methods had the range as an argument; pixels above 0 were the foreground
             own = checkpoint.get("hyper_parameters", {}).get("value_range")
             self._take_settled({"value_range": own, "foreground_rule": "above 0.0", **header})
+        found = header.get("calibration")
+        self.calibration = None if found is None else from_plain(found, "the checkpoint")
         self.staging.batch_seed = header["seed"]
         stopped = header.get("stopped")  # not in older files
         self.staging.stopped = stopped if isinstance(stopped, int) else None

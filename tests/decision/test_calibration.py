@@ -65,12 +65,16 @@ def test_files_that_are_none(tmp_path, text):
 
 def test_other_weights_are_refused(make_calibration):
     model = torch.nn.Linear(3, 2)
-    made = make_calibration(weights=files.weights_digest(model.state_dict()))
-    files.check(made, model, "001.json")
+    digest = files.weights_digest(model.state_dict())
+    made = make_calibration(weights=digest)
+    files.check(made, digest, (32, 32), "001.json")
+    assert files.weights_digest(dict(reversed(model.state_dict().items()))) == digest
     with torch.no_grad():
         model.weight[0, 0] = torch.nextafter(model.weight[0, 0], torch.tensor(9.0))
     with pytest.raises(UserError, match=r"001.json belongs to other weights \([0-9a-f]{4}\.\.\., this checkpoint"):
-        files.check(made, model, "001.json")
+        files.check(made, files.weights_digest(model.state_dict()), (32, 32), "001.json")
+    with pytest.raises(UserError, match=r"calibrated at image size \[32, 32\], the model takes \[64, 64\]"):
+        files.check(made, digest, (64, 64), "001.json")
 
 
 def test_what_the_user_is_told(make_calibration):

@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from zoo.callbacks.shortcut_audit import ShortcutAudit
+from zoo.decision.calibration import Calibration
+from zoo.decision.decide import Rule
 from zoo.errors import UserError
 from zoo.files import whole, write_text
 from zoo.metrics.functional import evaluate
@@ -72,6 +74,8 @@ class AnomalyMetrics(Callback):
     ) -> None:
         self.output, self.foreground_only, self.max_pixels = output, foreground_only, max_pixels
         self.protocol, self.neighbours = protocol, neighbours
+        self.rule, self.run, self.problem = Rule(), "this model", ""
+        self.calibration: Calibration | None = None
         self.results: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.units: dict[str, dict[str, int]] = {}

@@ -12,6 +12,7 @@ from zoo.checkpoints.bounds import bounded, check_image_size
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import fetch, file_digest
 from zoo.configs import read_yaml
+from zoo.decision.calibration import parsed
 from zoo.errors import UserError
 from zoo.registry import load_class
 
@@ -185,4 +186,7 @@ def _with_config(path: Path) -> dict[str, Any]:
     arguments = content["hyper_parameters"]
     if isinstance(arguments, dict):
         arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    return {"uad_zoo": content["uad_zoo"], "hyper_parameters": arguments, "state_dict": read_checkpoint(path)}
+    header = content["uad_zoo"]
+    if isinstance(header, dict) and isinstance(header.get("calibration"), str):
+        header["calibration"] = parsed(header["calibration"], str(config)).plain()
+    return {"uad_zoo": header, "hyper_parameters": arguments, "state_dict": read_checkpoint(path)}

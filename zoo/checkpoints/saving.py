@@ -1,5 +1,6 @@
 """Writing models: this package's ``.ckpt``, and safetensors with ``config.yaml``."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import file_digest
 from zoo.files import whole, write_text
 
@@ -37,6 +39,19 @@ def save_checkpoint(model: "AnomalyModule", path: Path, origin: Mapping[str, str
         torch.save(checkpoint, stream)
 
 
+def attach_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
+    """Put a calibration into a checkpoint of this package; all else in the file stays.
+
+    Args:
+        path: ``.ckpt``, read without running anything and written anew.
+        calibration: :meth:`zoo.decision.calibration.Calibration.plain`.
+    """
+    content = read_checkpoint(path)
+    content["uad_zoo"]["calibration"] = dict(calibration)
+    with whole(path) as partial, partial.open("wb") as stream:
+        torch.save(content, stream)
+
+
 def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, str] | None = None) -> None:
     """Write ``model.safetensors`` and ``config.yaml`` (method, arguments and the weights' SHA-256) into a folder.
 
@@ -54,6 +69,8 @@ def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, 
     header: dict[str, Any] = {"hyper_parameters": dict(model.hparams)}
     model.on_save_checkpoint(header)
     header["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
+    if "calibration" in header["uad_zoo"]:  # one long line: YAML is slow at many numbers
+        header["uad_zoo"]["calibration"] = json.dumps(header["uad_zoo"]["calibration"])
     content = {"uad_zoo": _plain(header["uad_zoo"]), "hyper_parameters": _plain(header["hyper_parameters"])}
     content["sha256"] = file_digest(folder / "model.safetensors")
     write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))

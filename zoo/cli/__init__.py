@@ -11,6 +11,7 @@ usage: lightning COMMAND [options]          (`zoo` is the same program)
 train and use a method
   fit | validate | test | predict    --config models/NAME --config data/NAME [--config trainer/NAME] [--key value ...]
                                      --run runs/NAME takes configuration and checkpoint of a run; fit --run resumes it
+  calibrate --run runs/NAME --healthy DIR    decide by healthy cases that training never saw; --check DIR tries them
 look around
   models [NAME]                      methods: family, paper, year, needs
   data list | phantom | check        data sets: expected files, generated stand-ins, examination
@@ -39,6 +40,8 @@ usage: lightning fit|validate|test|predict --config FILE_OR_NAME ... [--key valu
   --run FOLDER               configuration and checkpoint of a run; fit resumes it
   --input FILE_OR_FOLDER     predict: what to score
   --predictions.maps npy|png|none    predict: form of the maps
+  --predictions.formats [png,nifti,html,seg,sr,pm,sc]    predict: files beside the tables
+  --decision.level 0.05      share of healthy cases that may be flagged    --decision.confidence 0.95
   --metrics.foreground_only true     --panels.count N     --last_checkpoint.minutes N
   --trainer.default_root_dir DIR     runs are made here, default: runs
   --print_config             show the merged configuration
@@ -52,6 +55,7 @@ _COMMANDS = (
     "validate",
     "test",
     "predict",
+    "calibrate",
     "models",
     "data",
     "benchmark",
@@ -126,6 +130,10 @@ def _run(argv: list[str]) -> int:
             from zoo.cli import papers
 
             return papers.main(argv[1:])
+        case "calibrate":
+            from zoo.cli import calibrate
+
+            return calibrate.main(argv[1:])
         case "import" | "export" | "push":
             from zoo.cli import checkpoints
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules.base import AnomalyDataModule
 from datamodules.registry import class_names
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
+from zoo.callbacks.calibrating import ReserveCalibration
 from zoo.callbacks.init_from import InitFrom
 from zoo.callbacks.last_checkpoint import LastCheckpoint
 from zoo.callbacks.outputs import PlacesOutputs
@@ -34,7 +35,10 @@ from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
 from zoo.checkpoints.loading import same_backbone
 from zoo.checkpoints.reading import read_checkpoint
+from zoo.cli.calibrate import calibrate_after_fit, find_calibration
 from zoo.cli.options import MODE, Parser, resolve_names, take_run, use_short_names, with_place
+from zoo.decision.calibration import Calibration
+from zoo.decision.decide import Rule
 from zoo.errors import UserError
 from zoo.files import write_text
 from zoo.module import AnomalyModule
@@ -42,15 +46,16 @@ from zoo.nn.features import weights_follow
 from zoo.registry import Method, methods
 from zoo.run_folder import Run, new_folder, provenance
 
-_OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input")
+_OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input", "decision")
 
 
-def main(argv: list[str], callbacks: Iterable[Callback] = ()) -> int:
+def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = None) -> int:
     """Run one of Lightning's four commands.
 
     Args:
         argv: command and options.
         callbacks: added to the trainer's.
+        calibrate: see :class:`Call`.
 
     Returns:
         int: 0.
@@ -67,7 +72,7 @@ def main(argv: list[str], callbacks: Iterable[Callback] = ()) -> int:
         arguments += ["--config", str(run.config)]
     resolved, files = resolve_names(options)
     use_short_names()
-    call = Call(run, list(callbacks))
+    call = Call(run, list(callbacks), calibrate=calibrate)
     try:
         ZooCLI(arguments + resolved, call)
     except (UserError, MisconfigurationException) as error:
@@ -86,11 +91,13 @@ class Call:
         run: the run of ``--run``.
         callbacks: added to the trainer's.
         made: the new run folder.
+        calibrate: called with trainer, model, data and checkpoint in the place of a prediction.
     """
 
     run: Run | None
     callbacks: list[Callback]
     made: Path | None = None
+    calibrate: Callable[[Trainer, AnomalyModule, AnomalyDataModule, Path], None] | None = None
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
@@ -106,6 +113,8 @@ class ZooCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], call: Call) -> None:
         self.call, self.run = call, call.run
+        self.calibration: Calibration | None = None
+        self.calibration_problem = ""
         terminal = sys.stderr.isatty()
         parser = {"parser_mode": MODE, "allow_abbrev": False, "usage": "lightning COMMAND [options]"}
         super().__init__(
@@ -139,6 +148,7 @@ class ZooCLI(LightningCLI):
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_class_arguments(Rule, "decision")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -188,7 +198,10 @@ class ZooCLI(LightningCLI):
         if self.checkpoint is not None and not self.checkpoint.is_file():
             raise UserError(f"--ckpt_path {self.checkpoint}: no such file")
         if self.checkpoint is not None:
-            read_checkpoint(self.checkpoint)  # refuses what is no checkpoint, in one line
+            content = read_checkpoint(self.checkpoint)  # refuses what is no checkpoint, in one line
+            if self.subcommand in ("test", "predict"):
+                run = None if self.run is None else self.run.folder
+                self.calibration, self.calibration_problem = find_calibration(content, run)
         if self.subcommand == "fit":
             self._check_start()
         self.text = self._config_text()
@@ -261,12 +274,26 @@ class ZooCLI(LightningCLI):
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         own: list[Callback] = [_PlaceOutputs(self), *self.call.callbacks]
+        if self.subcommand == "fit":
+            own.append(ReserveCalibration())
+        self._take_decision(callbacks)
         if self.subcommand == "fit" and not trainer_config.enable_progress_bar:
             own.append(PlainProgress())
         if self.subcommand != "fit":
             callbacks[:] = [one for one in callbacks if not isinstance(one, LastCheckpoint)]
         callbacks[:0] = own
         return trainer
+
+    def _take_decision(self, callbacks: list[Callback]) -> None:
+        """Hand rule and calibration to the callbacks that decide."""
+        rule: Rule = self.config_init[self.subcommand].decision
+        if self.calibration_problem and rule.asked:
+            raise UserError(self.calibration_problem)
+        for callback in callbacks:
+            if isinstance(callback, PredictionWriter | AnomalyMetrics):
+                callback.rule, callback.calibration = rule, self.calibration
+                callback.run = str(self.checkpoint if self.run is None else self.run.folder)
+                callback.problem = self.calibration_problem
 
     def _run_subcommand(self, subcommand: str) -> None:
         follow = self.checkpoint is not None or (subcommand == "fit" and self._brings_backbone())
@@ -283,6 +310,9 @@ class ZooCLI(LightningCLI):
         started = time.perf_counter()
         self.trainer.fit(self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True)
         self.fit_seconds = time.perf_counter() - started
+        if self.folder is not None:
+            self.calibration = calibrate_after_fit(self.trainer, self.model, self.datamodule, self.folder)
+            self._take_decision(self.trainer.callbacks)  # type: ignore[attr-defined]
         tested = self.run is not None and (self.run.folder / "metrics.json").exists()
         if self._given.test_after_fit and not tested:
             callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
@@ -308,7 +338,11 @@ class ZooCLI(LightningCLI):
         self._say()
 
     def run_predict(self) -> None:
-        """Predict and write the files."""
+        """Predict and write the files, or calibrate with what is predicted."""
+        if self.call.calibrate is not None:
+            assert self.checkpoint is not None
+            self.call.calibrate(self.trainer, self.model, self.datamodule, self.checkpoint)
+            return
         self.trainer.predict(
             self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True, return_predictions=False
         )
@@ -401,6 +435,7 @@ def quieten() -> None:
     patterns = (
         ".*does not have many workers.*",
         ".*LeafSpec.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
         ".*fewer than the logging interval.*|.*is smaller than the logging interval.*",
         ".*configure_optimizers. returned .None.*",
         ".*training_step. returned .None.*",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from zoo.errors import UserError
 from zoo.files import write_text
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 FORMAT = 1
@@ -193,10 +192,19 @@ def load(path: Path) -> Calibration:
     if path.stat().st_size > _MAX_BYTES:
         raise UserError(f"{path}: larger than {_MAX_BYTES} bytes; no calibration of this package is")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: damaged calibration: no text") from error
+    return parsed(text, str(path))
+
+
+def parsed(text: str, source: str) -> Calibration:
+    """A calibration from JSON; see :func:`from_plain`."""
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged calibration: no JSON ({str(error)[:80]})") from error
-    return from_plain(content, str(path))
+        raise UserError(f"{source}: damaged calibration: no JSON ({str(error)[:80]})") from error
+    return from_plain(content, source)
 
 
 # ---- what it belongs to ---------------------------------------------------------------------------------------------
@@ -214,26 +222,32 @@ def weights_digest(tensors: "Mapping[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def check(calibration: Calibration, model: "torch.nn.Module", source: str) -> None:
+def check(calibration: Calibration, digest: str, image_size: Sequence[int] | None, source: str) -> None:
     """Refuse a calibration of other weights or of another input.
 
     Args:
         calibration: to be used.
-        model: a method, built, with its weights.
+        digest: of the checkpoint's weights, see :func:`weights_digest`.
+        image_size: of the model, None where unknown.
         source: of the calibration, named in the error.
 
     Raises:
         UserError: it does not belong to the model.
     """
-    found = weights_digest(model.state_dict())
-    if calibration.weights != found:
+    if calibration.weights != digest:
         raise UserError(
-            f"{source} belongs to other weights ({calibration.weights[:4]}..., this checkpoint {found[:4]}...): run "
+            f"{source} belongs to other weights ({calibration.weights[:4]}..., this checkpoint {digest[:4]}...): run "
             "zoo calibrate again"
         )
-    size = list(getattr(model, "image_size", calibration.image_size))
-    if size != calibration.image_size:
-        raise UserError(f"{source}: calibrated at image size {calibration.image_size}, the model takes {size}")
+    if image_size is not None and list(image_size) != calibration.image_size:
+        raise UserError(
+            f"{source}: calibrated at image size {calibration.image_size}, the model takes {list(image_size)}"
+        )
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest calibration of a run's folder, or None."""
+    return max((folder / "calibrations").glob("[0-9]*.json"), default=None)
 
 
 def sorted_by_score(scores: np.ndarray[Any, Any], **lists: list[Any]) -> dict[str, list[Any]]:

@@ -34,6 +34,8 @@ class Rule:
         rule: ``threshold`` decides each case alone; ``fdr`` ranks a closed list (Benjamini-Hochberg).
         mask: findings of maps: ``components`` by their mass, ``max`` by their largest value, or ``none``.
         force: decide even where the calibration does not fit the cases.
+        prevalence: share of anomalous cases in the population of use, for the predictive values of a test; None: they
+            are not told.
     """
 
     level: float | None = None
@@ -41,9 +43,15 @@ class Rule:
     rule: Literal["threshold", "fdr"] = "threshold"
     mask: MaskRule = "components"
     force: bool = False
+    prevalence: float | None = None
+
+    @property
+    def asked(self) -> bool:
+        """A decision was asked for: what prevents it is an error."""
+        return self.level is not None or self.confidence is not None
 
     def __post_init__(self) -> None:
-        for name in ("level", "confidence"):
+        for name in ("level", "confidence", "prevalence"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise UserError(f"decision.{name} must lie between 0 and 1, found {value}")
@@ -135,11 +143,10 @@ def decide(
         UserError: a decision was asked for (``rule.level`` or ``confidence``) that this calibration does not allow.
     """
     level = LEVEL if rule.level is None else rule.level
-    asked = rule.level is not None or rule.confidence is not None
     m, nan = len(scores), float("nan")
     if calibration is None:
         message = missing(run)
-        if asked:
+        if rule.asked:
             raise UserError(message)
         return Decisions([CaseDecision(NOT_DECIDED, nan, nan, nan, "no calibration")] * m, level, warnings=[message])
     known = np.asarray(calibration.scores)
@@ -148,7 +155,7 @@ def decide(
     if calibration.phantom:
         result.warnings.append("calibrated on PHANTOM data: no statement on real images")
     possible = _possible(calibration, level, rule)
-    if possible and asked:
+    if possible and rule.asked:
         raise UserError(possible)
     if possible:
         result.warnings.append(possible)
