@@ -10,7 +10,7 @@ from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import arguments, find, load_class, methods, nearest
 
-_KEYS = ("name", "models", "data", "seeds", "trainer", "metrics", "budget", "timeout_minutes", "published")
+_KEYS = ("name", "models", "data", "seeds", "trainer", "metrics", "budget", "timeout_minutes", "published", "selection")
 # How images are served in training is the method's affair; which images, the benchmark's data entry says alone.
 _SERVING = ("batch_size", "random_crop", "val_fraction", "max_val_images")
 _SATURATED = {
@@ -66,12 +66,14 @@ class Plan(NamedTuple):
         cells: in the order of data sets, methods, seeds.
         timeout: seconds that a cell may take, None without limit.
         published: names of the published tables that the report shows beside.
+        selection: score the test set at every validation, to compare ways of choosing a checkpoint.
     """
 
     name: str
     cells: list[Cell]
     timeout: float | None
     published: list[str]
+    selection: bool = False
 
 
 def read_plan(source: str, out: Path = Path()) -> Plan:
@@ -102,6 +104,7 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise UserError(f"{path}: seeds must be a list of integers, found {seeds!r}")
+    selection = bool(content.get("selection", False))
     prints = {name: data_fingerprint(_merged(*entry)) for name, entry in data.items()}
     common = {"trainer": _trainer(path, content), "metrics": content.get("metrics", {})}
     cells: list[Cell] = []
@@ -109,7 +112,7 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
         shipped, said = zip(data[dataset], models[method], strict=True)
         config = _merged(*shipped, *said, common)
         config |= {"seed_everything": seed, "test_after_fit": True}
-        text = json.dumps([config, prints[dataset]], sort_keys=True)
+        text = json.dumps([config, prints[dataset], *(["selection"] if selection else [])], sort_keys=True)
         needs = tuple(f"{member}--{dataset}--{seed}" for member in ensembles.get(method, ()))
         if needs:
             text += "".join(cell.fingerprint for cell in cells if cell.name in needs)
@@ -122,6 +125,7 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
         cells,
         None if minutes is None else 60 * float(minutes),
         list(content.get("published", [])),
+        selection,
     )
 
 

@@ -124,7 +124,7 @@ def _write_plan(out: Path, plan: "Plan") -> None:
     from benchmarks.results import PLAN_FILE
 
     cells = {cell.name: cell.fingerprint for cell in plan.cells}
-    content = {"name": plan.name, "published": plan.published, "cells": cells}
+    content = {"name": plan.name, "published": plan.published, "selection": plan.selection, "cells": cells}
     write_text(out / PLAN_FILE, json.dumps(content, indent=1) + "\n")
 
 

@@ -16,13 +16,20 @@ def main(folder: Path) -> int:
         int: exit code.
     """
     die_with_parent()
+    from lightning.pytorch import Callback
+
     from benchmarks.gallery import Gallery
     from benchmarks.progress import Progress
+    from benchmarks.results import PLAN_FILE, read_json
+    from benchmarks.selection import Selection
     from zoo.cli.running import main as run
     from zoo.errors import UserError
 
+    callbacks: list[Callback] = [Gallery(folder), Progress(folder)]
+    if read_json(folder.parents[1] / PLAN_FILE).get("selection"):
+        callbacks.append(Selection(folder))
     try:
-        return run(["fit", "--run", str(folder)], [Gallery(folder), Progress(folder)])
+        return run(["fit", "--run", str(folder)], callbacks)
     except UserError as error:
         print(f"error: {error}")
         return 2
