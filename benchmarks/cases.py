@@ -4,7 +4,7 @@ import base64
 import io
 import zipfile
 import zlib
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from scipy import stats
 from benchmarks.results import Result
 
 Array = NDArray[Any]
-_WHY = {
+WHY = {
     "best": "seen best by all methods together",
     "worst": "seen worst by all methods together",
     "disagreement": "methods differ most",
@@ -37,6 +37,40 @@ class Case(NamedTuple):
     label: int
     why: str
     places: dict[str, float]
+
+
+class Picture(NamedTuple):
+    """A case as the page shows it.
+
+    Attributes:
+        case: see there.
+        image: data URL of the input.
+        outline: SVG path of the ground truth in units of the image; empty without one.
+        size: width and height of the image.
+        maps: method -> data URL of its map; None where it has none.
+        copy_of: training image that it looks like; empty if there is none.
+    """
+
+    case: Case
+    image: str
+    outline: str
+    size: tuple[int, int]
+    maps: dict[str, str | None]
+    copy_of: str
+
+
+class Gallery(NamedTuple):
+    """Cases of a data set.
+
+    Attributes:
+        pictures: in the order of the reasons.
+        candidates: number of test images among which they were chosen.
+        common: methods share a scale: how rare a value is among pixels of healthy images; else each map has its own.
+    """
+
+    pictures: list[Picture]
+    candidates: int
+    common: bool
 
 
 def choose_cases(cells: dict[str, Result], names: Array, count: int = 2, by_name: int = 4) -> list[Case]:
@@ -81,73 +115,74 @@ def choose_cases(cells: dict[str, Result], names: Array, count: int = 2, by_name
     return [Case(name, label[name], why, places[name]) for name, why in chosen.items()]
 
 
-def gallery_html(by_method: list[tuple[str, list[Result]]]) -> str:
-    """Cases of a data set under every method (first seed), side by side, as HTML."""
-    cells = {name: group[0] for name, group in by_method if (group[0].folder / "gallery.npz").is_file()}
-    kept = {name: pictures for name, cell in cells.items() if (pictures := _pictures(cell.folder))}
+def gallery_of(cells: dict[str, Result], copies: Mapping[str, str]) -> Gallery:
+    """Cases of a data set under every method, side by side.
+
+    Args:
+        cells: a cell of each method.
+        copies: id of a test image -> training image that it looks like.
+    """
+    kept = {name: found for name, cell in cells.items() if (found := _pictures(cell.folder))}
     if not kept:
-        return "<p>no pictures</p>"
+        return Gallery([], 0, False)
     first = next(iter(kept.values()))
-    parts = [
-        f"<p>Cases are chosen among {len(first)} test images that a hash of their names picked before any result. The "
-        "figure under a map is the share of the test set that the method (first seed) scores lower. Every map has its "
-        "own scale of colours.</p>"
-    ]
-    heading = ""
-    for case in choose_cases({name: cells[name] for name in kept}, np.array(list(first))):
-        if case.why != heading:
-            heading = case.why
-            parts.append(f"<h4>{_WHY[heading]}</h4>")
-        parts.append(_case(case, kept))
-    return "".join(parts)
+    names = [name for name in first if name != _SCALE]
+    pictures = []
+    for case in choose_cases({name: cells[name] for name in kept}, np.array(names)):
+        own = first[case.name]
+        maps = {
+            method: _png(found[case.name]["map"], as_map=True) if "map" in found.get(case.name, {}) else None
+            for method, found in kept.items()
+        }
+        outline = _outline(own["truth"]) if "truth" in own else ""
+        height, width = own["input"].shape[:2]
+        pictures.append(
+            Picture(case, _png(own["input"], as_map=False), outline, (width, height), maps, copies.get(case.name, ""))
+        )
+    return Gallery(pictures, len(names), all(_SCALE in found for found in kept.values()))
+
+
+_SCALE = "\0common scale"
 
 
 def _pictures(folder: Path) -> dict[str, dict[str, Array]]:
-    """The kept pictures by id; empty if the file is damaged."""
+    """The kept pictures by id; empty if the file is missing or damaged."""
     try:
         with np.load(folder / "gallery.npz") as arrays:
-            return {
+            found = {
                 str(name): {k: arrays[f"{n}_{k}"] for k in ("input", "truth", "map") if f"{n}_{k}" in arrays}
                 for n, name in enumerate(arrays["names"])
             }
+            return found | ({_SCALE: {}} if arrays.get("by_healthy_pixels") else {})
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return {}
 
 
-def _case(case: Case, kept: dict[str, dict[str, dict[str, Array]]]) -> str:
-    own = next(iter(kept.values()))[case.name]
-    kind = "anomalous" if case.label else "healthy"
-    figures = [_figure(own["input"], "input", "gray")]
-    if "truth" in own:
-        figures.append(_figure(own["truth"], "ground truth", "gray"))
-    for method, pictures in kept.items():
-        caption = f"{method} {case.places[method]:.0%}"
-        if "map" in pictures.get(case.name, {}):
-            figures.append(_figure(pictures[case.name]["map"], caption, "map"))
-        else:
-            figures.append(f"<figure><figcaption>{escape(caption)} (no map)</figcaption></figure>")
-    name = f"{escape(case.name)} ({kind})"
-    return (
-        f'<p class="name">{name}</p>'
-        f'<div class="case" tabindex="0" role="group" aria-label="{name}">{"".join(figures)}</div>'
-    )
+def _outline(truth: Array) -> str:
+    """SVG path around the true anomaly, in pixels of the picture."""
+    from skimage.measure import find_contours
+
+    parts = []
+    for line in find_contours(np.pad(truth > truth.max() / 2, 1).astype(float), 0.5):
+        parts.append("M" + "L".join(f"{x - 0.5:.1f} {y - 0.5:.1f}" for y, x in line) + "Z")
+    return "".join(parts)
 
 
-def _figure(values: Array, caption: str, kind: str) -> str:
-    image = f'<img alt="{escape(caption)}" src="{_png(values, kind)}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+def palette() -> Array:
+    """Colours of maps, ``(256, 3)`` uint8."""
+    from matplotlib import colormaps
+
+    return np.rint(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
 
 
-def _png(values: Array, kind: str) -> str:
-    """A data URL; images in grey, maps from black over red to yellow, each over its own range."""
+def _png(values: Array, as_map: bool) -> str:
+    """A data URL of an 8-bit picture: grey, or in the colours of maps."""
     from PIL import Image
 
-    low, high = float(values.min()), float(values.max())
-    level = (values - low) / (high - low if high > low else 1)
-    if kind == "map":
-        level = np.stack([np.clip(2 * level, 0, 1), np.clip(2 * level - 1, 0, 1), np.zeros_like(level)], -1)
-    image = Image.fromarray(np.rint(255 * level).astype(np.uint8))
-    image.thumbnail((224, 224))
+    image = Image.fromarray(values)
+    if as_map:
+        image = image.convert("P")
+        image.putpalette(palette().ravel().tolist())
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,124 +1,281 @@
-"""Charts of the report as SVG text, without a plotting library."""
+"""Charts of report and paper: matplotlib in one style, one colour a method everywhere, the same bytes each time.
 
-from collections.abc import Sequence
-from html import escape
-from typing import Any
+As SVG text they follow the page's colour (``currentColor``) and font; as files they are black on white.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Array = NDArray[Any]
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#666666")
-_SIDE, _LEFT, _BOTTOM, _LETTER = 230, 34, 26, 5.6  # px
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b4549a", "#b78500", "#3a8fc4", "#7f3c8d", "#777777")
+HEALTHY, ANOMALOUS = "#3a8fc4", "#d55e00"
+_DASHES = ("-", "--", ":", "-.")
+_INK, _FAINT = "#010203", "#808182"  # replaced by the page's own colour
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "lines.linewidth": 1.3,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+}
 
 
-def colour(number: int) -> str:
-    """Colour of a series; colour-blind safe for the first seven."""
-    return COLOURS[number % len(COLOURS)]
+class Look(NamedTuple):
+    """How a method is drawn."""
+
+    colour: str
+    dash: str
 
 
-def _frame(title: str, x_label: str, y_label: str, body: str, x_ticks: Sequence[str], y_ticks: Sequence[str]) -> str:
-    width, height = _SIDE + _LEFT + 14, _SIDE + _BOTTOM + 26
-    ticks = []
-    for number, text in enumerate(x_ticks):
-        x = _LEFT + _SIDE * number / max(len(x_ticks) - 1, 1)
-        anchor = "end" if number and len(text) > 3 and number == len(x_ticks) - 1 else "middle"
-        ticks.append(f'<text x="{x:.0f}" y="{_SIDE + 33}" text-anchor="{anchor}">{escape(text)}</text>')
-    for number, text in enumerate(y_ticks):
-        y = 20 + _SIDE - _SIDE * number / max(len(y_ticks) - 1, 1)
-        ticks.append(f'<text x="{_LEFT - 4}" y="{y + 3:.0f}" text-anchor="end">{escape(text)}</text>')
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    return (
-        f'<svg role="img" aria-label="{escape(title)}" {size}>'
-        f'<text x="{_LEFT}" y="12" class="title">{escape(title)}</text>'
-        f'<rect x="{_LEFT}" y="20" width="{_SIDE}" height="{_SIDE}" class="frame"/>{"".join(ticks)}'
-        f'<text x="{_LEFT + _SIDE / 2}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text transform="translate(9 {20 + _SIDE / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-        f"{body}</svg>"
-    )
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """Colour and dash of each method, by the order of all names: the same in every chart of a report."""
+    dashes = [dash for dash in _DASHES for _ in COLOURS]
+    return {
+        name: Look(colour, dash)
+        for name, colour, dash in zip(sorted(methods), cycle(COLOURS), cycle(dashes), strict=False)
+    }
 
 
-def _points(x: Array, y: Array) -> str:
-    return " ".join(f"{_LEFT + _SIDE * a:.1f},{20 + _SIDE * (1 - b):.1f}" for a, b in zip(x, y, strict=True))
+class Chart(NamedTuple):
+    """A chart that can be drawn in more than one form.
+
+    Attributes:
+        name: for file names and ids, unique in a report.
+        told: for those who cannot see it.
+        size: width and height in inches.
+        draw: onto axes.
+    """
+
+    name: str
+    told: str
+    size: tuple[float, float]
+    draw: "Callable[[Axes], None]"
+
+    def _figure(self) -> "Figure":
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=self.size, layout="constrained")
+        self.draw(figure.subplots())
+        return figure
+
+    def svg(self) -> str:
+        """For the page: without a size of its own, in the page's colour and font."""
+        from matplotlib import rc_context
+
+        stream = io.StringIO()
+        with rc_context({**_STYLE, "svg.hashsalt": self.name}):
+            self._figure().savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        text = stream.getvalue()
+        text = text[text.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+        text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)
+        text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+        text = re.sub(r"font: ([\d.]+px|bold [\d.]+px) [^;\"]*", r"font: \1 var(--text-font)", text)
+        text = re.sub(r"font-family: [^;\"]*", "font-family: var(--text-font)", text)
+        text = text.replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
+        text = re.sub(r"<[^>]*>", _rounded, text)
+        width, height = (round(96 * side) for side in self.size)
+        head = f'<svg viewBox="0 0 {72 * self.size[0]:g} {72 * self.size[1]:g}" width="{width}" height="{height}" '
+        return re.sub(
+            r"<svg [^>]*>",
+            head + f'role="img" aria-label="{_quoted(self.told)}" xmlns:xlink="http://www.w3.org/1999/xlink">',
+            text,
+            count=1,
+        ).strip()
+
+    def save(self, folder: Path) -> None:
+        """``NAME.svg`` and ``NAME.pdf`` for a paper."""
+        from matplotlib import rc_context
+
+        black = {key: "black" for key, value in _STYLE.items() if value == _INK}
+        white = {key: "white" for key, value in _STYLE.items() if value == "none" and key != "legend.facecolor"}
+        with rc_context({**_STYLE, **black, **white, "svg.hashsalt": self.name}):
+            figure = self._figure()
+            for artist in figure.findobj(lambda one: getattr(one, "get_color", lambda: "")() == _FAINT):
+                artist.set_color("0.5")  # type: ignore[attr-defined]
+            figure.savefig(folder / f"{self.name}.svg", metadata={"Date": None})
+            figure.savefig(folder / f"{self.name}.pdf", metadata={"CreationDate": None})
 
 
-def curves(title: str, x_label: str, y_label: str, series: Sequence[tuple[str, Array]]) -> str:
+def _rounded(tag: re.Match[str]) -> str:
+    """A tag with its coordinates to a hundredth of a point."""
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag[0])
+
+
+def _quoted(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def curves(
+    name: str,
+    title: str,
+    labels: tuple[str, str],
+    series: Mapping[str, Array],
+    looks: Mapping[str, Look],
+    *,
+    legend: Mapping[str, str],
+    chance: float | None = None,
+) -> Chart:
     """Curves over a grid from 0 to 1, each the mean of its seeds with a band from the lowest to the highest.
 
     Args:
+        name: see :class:`Chart`.
         title: of the chart.
-        x_label: of the axis.
-        y_label: of the axis.
-        series: name and ``(seeds, n)`` values in [0, 1].
+        labels: of the axes.
+        series: method -> ``(seeds, n)`` values in [0, 1].
+        looks: of the methods.
+        legend: method -> text.
+        chance: height of the level line of scores that know nothing; None: the diagonal.
     """
-    body = []
-    for number, (name, values) in enumerate(series):
-        grid = np.linspace(0, 1, values.shape[1])
-        if len(values) > 1:
-            band = _points(np.concatenate([grid, grid[::-1]]), np.concatenate([values.max(0), values.min(0)[::-1]]))
-            body.append(f'<polygon points="{band}" fill="{colour(number)}" opacity="0.15"/>')
-        line = f'<polyline points="{_points(grid, values.mean(0))}" fill="none" stroke="{colour(number)}"'
-        body.append(f'{line} stroke-width="1.5"><title>{escape(name)}</title></polyline>')
-    ticks = ("0", "0.5", "1")
-    return _frame(title, x_label, y_label, "".join(body), ticks, ticks)
+
+    def draw(axes: "Axes") -> None:
+        for method, values in series.items():
+            grid, look = np.linspace(0, 1, values.shape[1]), looks[method]
+            if len(values) > 1:
+                axes.fill_between(grid, values.min(0), values.max(0), color=look.colour, alpha=0.15, linewidth=0)
+            axes.plot(grid, values.mean(0), color=look.colour, linestyle=look.dash, label=legend[method])
+        line = (0, 1) if chance is None else (chance, chance)
+        axes.plot((0, 1), line, color=_FAINT, linewidth=0.8, linestyle=(0, (2, 2)), label="chance")
+        axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1], title=title)
+        axes.set_aspect("equal")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+
+    return Chart(name, f"{title}: {', '.join(legend[method] for method in series)}", (5.2, 3.3), draw)
 
 
-def histogram(title: str, scores: Array, labels: Array, bins: int = 24) -> str:
-    """Score histograms of healthy and anomalous images."""
-    low, high = float(scores.min()), float(scores.max())
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-    body = []
-    for kind, fill in ((0, "#56b4e9"), (1, "#d55e00")):
-        counts = np.histogram(scores[labels == kind], edges)[0] / max((labels == kind).sum(), 1)
-        for number, share in enumerate(counts):
-            x, height = _LEFT + _SIDE * number / bins, _SIDE * min(share * 2.5, 1)
-            body.append(
-                f'<rect x="{x:.1f}" y="{20 + _SIDE - height:.1f}" width="{_SIDE / bins:.1f}" height="{height:.1f}" '
-                f'fill="{fill}" opacity="0.55"/>'
-            )
-    label = "score (blue healthy, red anomalous)"
-    return _frame(title, label, "share", "".join(body), (f"{low:.3g}", f"{high:.3g}"), ("0", "0.4"))
+def distribution(name: str, title: str, scores: Array, labels: Array, bins: int = 30) -> Chart:
+    """Score histograms of healthy and anomalous images, each of area 1."""
+
+    def draw(axes: "Axes") -> None:
+        low, high = float(scores.min()), float(scores.max())
+        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+        for kind, told, colour in ((0, "healthy", HEALTHY), (1, "anomalous", ANOMALOUS)):
+            part = scores[labels == kind]
+            if len(part):
+                axes.hist(part, edges.tolist(), density=True, color=colour, alpha=0.5, label=f"{told} ({len(part)})")
+        axes.set(title=title, xlabel="score", yticks=[])
+        axes.locator_params(axis="x", nbins=4)
+        axes.spines["left"].set_visible(False)
+        axes.legend(loc="best")
+
+    return Chart(name, f"{title}: scores of healthy and anomalous images", (2.6, 1.9), draw)
 
 
-def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[str, float, float]]) -> str:
-    """Named points; x is logarithmic, y is in [0, 1]."""
-    kept = [(name, np.log10(x), y) for name, x, y in points if x > 0 and not np.isnan(y)]
+def cost(
+    name: str, title: str, labels: tuple[str, str], points: Mapping[str, tuple[float, float]], looks: Mapping[str, Look]
+) -> Chart | None:
+    """Cost against accuracy with the line of methods that no other beats in both; None without points.
+
+    Args:
+        name: see :class:`Chart`.
+        title: of the chart.
+        labels: of the axes; a cost is on a logarithmic axis, and less is better.
+        points: method -> cost and accuracy.
+        looks: of the methods.
+    """
+    kept = {method: (x, y) for method, (x, y) in points.items() if x > 0 and not np.isnan(y)}
     if not kept:
-        return ""
-    low, high = min(x for _, x, _ in kept) - 0.2, max(x for _, x, _ in kept) + 0.2
-    body, lines = [], list[float]()
-    for number, (name, x, y) in sorted(enumerate(kept), key=lambda item: -item[1][2]):
-        a, b = _LEFT + _SIDE * (x - low) / (high - low), 20 + _SIDE * (1 - y)
-        body.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{colour(number)}"/>')
-        end = a + 6 + _LETTER * len(name) > _LEFT + _SIDE and a - _LEFT > _SIDE / 2
-        line = max(b + 3, (lines[-1] if lines else 0) + 10)  # names stand below each other, never over each other
-        lines.append(line)
-        body.append(f'<text x="{a + (-6 if end else 6):.1f}" y="{line:.1f}" text-anchor="{"end" if end else "start"}">')
-        body.append(f"{escape(name)}</text>")
-    return _frame(title, x_label, y_label, "".join(body), (f"{10**low:.3g}", f"{10**high:.3g}"), ("0", "0.5", "1"))
+        return None
+
+    def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        front = sorted(
+            (x, y)
+            for x, y in kept.values()
+            if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in kept.values())
+        )
+        axes.step(*zip(*front, strict=True), where="post", color=_FAINT, linewidth=1, label="not beaten in both")
+        for method, (x, y) in kept.items():
+            axes.plot(x, y, "o", color=looks[method].colour, markersize=6, label=method)
+        low, high = (edge(x for x, _ in kept.values()) for edge in (min, max))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(low / 2, high * 2)
+        bottom, top = (edge(y for _, y in kept.values()) for edge in (min, max))
+        axes.set(xlabel=labels[0], ylabel=labels[1], title=title, ylim=(bottom - 0.05, top + 0.05))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+
+    return Chart(name, title, (5.2, 3.0), draw)
 
 
-def rank_diagram(ranks: dict[str, float], difference: float) -> str:
-    """Average ranks on a line, with the critical difference as a bar."""
-    known = {name: rank for name, rank in ranks.items() if not np.isnan(rank)}
-    if len(known) < 2:
-        return ""
-    count, width = len(known), 520
-    place = {name: 20 + (width - 160) * (rank - 1) / max(count - 1, 1) for name, rank in known.items()}
-    height = 46 + 16 * count
-    body = [f'<line x1="20" y1="30" x2="{width - 140}" y2="30" class="axis"/>']
-    for rank in range(1, count + 1):
-        x = 20 + (width - 160) * (rank - 1) / max(count - 1, 1)
-        body.append(f'<text x="{x:.0f}" y="22" text-anchor="middle">{rank}</text>')
-    for number, (name, x) in enumerate(place.items()):
-        y = 46 + 16 * number
-        body.append(f'<polyline points="{x:.0f},30 {x:.0f},{y - 4} {x + 10:.0f},{y - 4}" class="axis" fill="none"/>')
-        body.append(f'<text x="{x + 13:.0f}" y="{y}">{escape(name)} {known[name]:.2f}</text>')
-    if not np.isnan(difference):
-        bar = min((width - 160) * difference / max(count - 1, 1), width - 40)
-        body.append(f'<line x1="20" y1="8" x2="{20 + bar:.0f}" y2="8" stroke="#d55e00" stroke-width="3"/>')
-        body.append(f'<text x="{26 + bar:.0f}" y="11">CD {difference:.2f}</text>')
-    return (
-        f'<svg role="img" aria-label="average ranks" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        f"{''.join(body)}</svg>"
-    )
+def rank_diagram(name: str, ranks: Mapping[str, float], difference: float, looks: Mapping[str, Look]) -> Chart | None:
+    """Average ranks, with bars over groups that the critical difference does not part; None if it does not exist."""
+    known = {method: rank for method, rank in ranks.items() if not np.isnan(rank)}
+    if len(known) < 2 or np.isnan(difference):
+        return None
+
+    def draw(axes: "Axes") -> None:
+        order = sorted(known, key=lambda method: (known[method], method))
+        for place, method in enumerate(order):
+            rank = known[method]
+            axes.plot((rank, rank + difference), (place, place), color=_FAINT, linewidth=0.8)
+            axes.plot(rank, place, "o", color=looks[method].colour, markersize=6)
+        axes.set(
+            yticks=range(len(order)),
+            yticklabels=[f"{method}  {known[method]:.2f}" for method in order],
+            xlabel=f"average rank; lines are as long as the critical difference, {difference:.2f}",
+        )
+        axes.invert_yaxis()
+        axes.set_xlim(0.8, max(len(known), 1) + 0.2)
+        axes.grid(axis="x", linewidth=0.3, color=_FAINT)
+
+    return Chart(name, "average ranks with the critical difference", (6.2, 0.8 + 0.24 * len(known)), draw)
+
+
+def forest(
+    name: str,
+    title: str,
+    label: str,
+    bars: Mapping[str, tuple[float, float, float]],
+    lines: Mapping[str, float],
+    looks: Mapping[str, Look],
+) -> Chart:
+    """Figures with their intervals, best on top, beside upright lines of what needs no learning."""
+
+    def draw(axes: "Axes") -> None:
+        order = sorted(bars, key=lambda method: (-np.nan_to_num(bars[method][0], nan=-1), method))
+        for place, method in enumerate(order):
+            value, low, high = bars[method]
+            axes.plot((low, high), (place, place), color=looks[method].colour, linewidth=1.6)
+            axes.plot(value, place, "o", color=looks[method].colour, markersize=5)
+        for number, (told, value) in enumerate(lines.items()):
+            axes.axvline(value, color=_FAINT, linewidth=0.9, linestyle=("--", ":")[number % 2], label=told)
+        axes.set(yticks=range(len(order)), yticklabels=order, xlabel=label, title=title)
+        axes.invert_yaxis()
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+
+    return Chart(name, f"{title}: {label} with 95 % intervals", (5.6, 0.9 + 0.24 * len(bars)), draw)

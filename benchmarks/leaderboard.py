@@ -1,7 +1,6 @@
-"""Tables from finished cells: means over seeds, intervals, paired tests, ranks, shortcuts. The same bytes each time."""
+"""What finished cells say: means over seeds, intervals, paired tests, ranks, copies, shortcuts. The same each time."""
 
-import csv
-import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,29 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.published import Figure, Published
 from benchmarks.results import Result
-from zoo.files import write_text
-from zoo.metrics.functional import auroc
-from zoo.metrics.shortcuts import STATISTICS, Shortcut, advantage, audit
+from benchmarks.selection import Choice, read_choice
+from zoo.metrics.functional import auroc, evaluate
+from zoo.metrics.shortcuts import PIXEL_SHORTCUTS, STATISTICS, Shortcut, advantage, audit
 from zoo.metrics.statistics import Interval, average_ranks, bootstrap_interval, critical_difference, delong_test, holm
-from zoo.metrics.table import PRIMARY, TABLE, heading, in_order
+from zoo.metrics.table import PRIMARY, TABLE, in_order, metrics_of
 
-EXPLANATION = (
-    "± is the sample standard deviation over seeds.",
-    "[95 %] is a percentile bootstrap over patients (over images where the data name no patients), stratified by "
-    "class; the bounds are means over seeds.",
-    "p vs highest is DeLong's paired test of the image AUROC, on scores averaged over seeds, against the method with "
-    "the highest mean; patients count as independent (images where the data name no patients); Holm-corrected within "
-    "the data set. The highest mean is not thereby shown to be best.",
-    "Over shortcut is the AUROC less that of the strongest statistic that needs no learning (brightness, contrast, "
-    "filled area, shape of the file, distance to the nearest training image), chosen with its direction on this very "
-    "test set; the interval is a paired bootstrap by patient. † marks methods whose interval does not lie above 0.",
-    "Stratified is the AUROC among images that are alike in that statistic (five bins).",
-    "Average ranks are over data sets; the critical difference (Nemenyi) takes these as independent and few of them as "
-    "little evidence.",
-)
 RESAMPLES = 500
+LEVEL = 0.05
+_NAN = float("nan")
+_NOTHING = Interval(_NAN, _NAN, _NAN)
 Array = NDArray[Any]
 
 
@@ -52,6 +39,10 @@ class Row(NamedTuple):
         beats_shortcuts: the advantage's interval lies above 0.
         stratified: AUROC within quantile bins of that statistic, mean over seeds.
         phantom: generated data.
+        without_copies: like ``interval``, without the test images that look like a training image; nan without any.
+        repeated: every seed gave the same scores: no spread over seeds can be told.
+        missing: seeds without a result -> why.
+        choice: the image AUROC by the way that the checkpoint is chosen, mean over seeds; None where not compared.
     """
 
     dataset: str
@@ -66,59 +57,137 @@ class Row(NamedTuple):
     beats_shortcuts: bool
     stratified: float
     phantom: bool
+    without_copies: Interval = _NOTHING
+    repeated: bool = False
+    missing: Mapping[int, str] = {}
+    choice: Choice | None = None
 
 
-def rows_of(results: list[Result]) -> list[Row]:
-    """The leaderboard: by data set, best mean image AUROC first."""
+class Reference(NamedTuple):
+    """What needs no learning, as a row beside the methods.
+
+    Attributes:
+        name: short.
+        told: in words.
+        kind: ``chance``, ``image`` (a statistic of the image) or ``pixel`` (a map).
+        values: metric -> value.
+    """
+
+    name: str
+    told: str
+    kind: str
+    values: dict[str, float]
+
+
+class DataSet(NamedTuple):
+    """What was tested.
+
+    Attributes:
+        name: in the benchmark.
+        phantom: generated data.
+        images: number of test images.
+        anomalous: number of anomalous ones.
+        patients: number of patients; 0 where the data name none.
+        units: level -> number of its ``units`` and of the ``anomalous`` ones.
+        copies: id of a test image -> training image that it looks like; None where the test did not look.
+        shortcuts: statistics that need no learning, the strongest first.
+        without_copies: the same without the copies; empty without any.
+        references: chance, the strongest statistic and the maps that need no learning.
+    """
+
+    name: str
+    phantom: bool
+    images: int
+    anomalous: int
+    patients: int
+    units: dict[str, dict[str, int]]
+    copies: dict[str, str] | None
+    shortcuts: list[Shortcut]
+    without_copies: list[Shortcut]
+    references: list[Reference]
+
+
+# ---- methods ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(results: list[Result], missing: Mapping[str, str] | None = None) -> list[Row]:
+    """The leaderboard: by data set, best mean image AUROC first, methods without any result last.
+
+    Args:
+        results: finished cells.
+        missing: names of cells without a result -> why.
+    """
+    absent = _absent(missing or {})
+    names = metrics_of_cells(results)
     rows: list[Row] = []
-    for dataset in sorted({result.dataset for result in results}):
+    for dataset in sorted({result.dataset for result in results} | {dataset for dataset, _ in absent}):
         here = [result for result in results if result.dataset == dataset]
         by_method = {name: [r for r in here if r.method == name] for name in sorted({r.method for r in here})}
         means = {name: _mean(PRIMARY, cells) for name, cells in by_method.items()}
-        best = max(means, key=lambda name: (-np.inf if np.isnan(means[name]) else means[name], name))
-        p_values = _against_best(by_method, best)
-        shortcuts, names = shortcuts_of(here), metrics_of(results)
+        best = max(means, key=lambda name: (-np.inf if np.isnan(means[name]) else means[name], name), default="")
+        p_values = _against_best(by_method, best) if by_method else {}
+        shortcuts = shortcuts_of(here) if here else []
         strongest = shortcuts[0].name if shortcuts else ""
-        rows += sorted(
-            (
-                _row(dataset, name, cells, names, name == best, p_values[name], strongest)
-                for name, cells in by_method.items()
-            ),
-            key=lambda row: (-np.nan_to_num(row.means[PRIMARY], nan=-1.0), row.method),
-        )
+        found = [
+            _row(cells, names, name == best, p_values[name], strongest)._replace(
+                missing=absent.get((dataset, name), {})
+            )
+            for name, cells in by_method.items()
+        ]
+        rows += sorted(found, key=lambda row: (-np.nan_to_num(row.means[PRIMARY], nan=-1.0), row.method))
+        phantom = any(row.phantom for row in found)
+        rows += [
+            _empty(dataset, method, names, reasons, phantom)
+            for (of, method), reasons in sorted(absent.items())
+            if of == dataset and method not in by_method
+        ]
     return rows
 
 
-def metrics_of(results: list[Result]) -> list[str]:
+def metrics_of_cells(results: list[Result]) -> list[str]:
     """The metrics of the table, and those that only these cells have."""
     return in_order({*TABLE, *(name for result in results for name in result.content["metrics"])})
 
 
-def _row(
-    dataset: str,
-    method: str,
-    cells: list[Result],
-    names: list[str],
-    best: bool,
-    p_value: float,
-    strongest: str,
-) -> Row:
+def _absent(missing: Mapping[str, str]) -> dict[tuple[str, str], dict[int, str]]:
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for cell, reason in sorted(missing.items()):
+        parts = Path(cell).name.split("--")
+        if len(parts) == 3 and parts[2].isdigit():
+            found.setdefault((parts[1], parts[0]), {})[int(parts[2])] = reason
+    return found
+
+
+def _empty(dataset: str, method: str, names: list[str], reasons: dict[int, str], phantom: bool) -> Row:
+    nothing = dict.fromkeys(names, _NAN)
+    figures = (_NOTHING, _NAN, False, _NOTHING, False, _NAN, phantom)
+    return Row(dataset, method, 0, nothing, nothing, *figures, missing=reasons)
+
+
+def _row(cells: list[Result], names: list[str], best: bool, p_value: float, strongest: str) -> Row:
     over = _mean_interval([_advantage(cell) for cell in cells])
     audits = [audit(_statistics(cell), cell.scores["label"], cell.scores["score"]) for cell in cells]
     stratified = [row.stratified_auroc for rows in audits for row in rows if row.name == strongest]
+    scores = [cell.scores["score"] for cell in cells]
+    repeated = len(cells) > 1 and all(np.array_equal(scores[0], other) for other in scores[1:])
+    deviations = {name: _deviation(name, cells) for name in names}
+    choices = [choice for cell in cells if (choice := read_choice(cell.folder)) is not None]
     return Row(
-        dataset,
-        method,
+        cells[0].dataset,
+        cells[0].method,
         len(cells),
         {name: _mean(name, cells) for name in names},
-        {name: _deviation(name, cells) for name in names},
+        dict.fromkeys(names, _NAN) if repeated else deviations,
         _mean_interval([_interval(cell) for cell in cells]),
         p_value,
         best,
         over,
         bool(over.low > 0),
-        float(np.mean(stratified)) if stratified else float("nan"),
+        float(np.mean(stratified)) if stratified else _NAN,
         any(bool(cell.content.get("phantom")) for cell in cells),
+        _mean_interval([_interval(_kept(cell)) for cell in cells]) if _copies(cells[0]).any() else _NOTHING,
+        repeated,
+        choice=Choice(*np.mean(choices, 0).tolist()) if choices else None,
     )
 
 
@@ -129,12 +198,12 @@ def _values(metric: str, cells: list[Result]) -> list[float]:
 
 def _mean(metric: str, cells: list[Result]) -> float:
     values = _values(metric, cells)
-    return float(np.mean(values)) if values else float("nan")
+    return float(np.mean(values)) if values else _NAN
 
 
 def _deviation(metric: str, cells: list[Result]) -> float:
     values = _values(metric, cells)
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return float(np.std(values, ddof=1)) if len(values) > 1 else _NAN
 
 
 def _interval(cell: Result) -> Interval:
@@ -145,7 +214,7 @@ def _interval(cell: Result) -> Interval:
 def _advantage(cell: Result) -> Interval:
     scores, labels = cell.scores["score"], cell.scores["label"]
     if not _statistics(cell):
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return _NOTHING
     return advantage(scores, _statistics(cell), labels, groups=_patients(cell), resamples=RESAMPLES)
 
 
@@ -157,6 +226,18 @@ def _patients(cell: Result) -> list[str] | None:
     """The patient of each image; None where they are unknown or have one image each."""
     subjects = cell.scores["subject"]
     return None if (subjects == "").any() or len(set(subjects)) == len(subjects) else list(subjects)
+
+
+def _copies(cell: Result) -> Array:
+    """True for images that look like a training image."""
+    copied = cell.scores.get("copy_of")
+    return np.zeros(len(cell.scores["id"]), bool) if copied is None else np.asarray(copied != "")
+
+
+def _kept(cell: Result) -> Result:
+    """The cell without the images that look like a training image."""
+    kept = ~_copies(cell)
+    return cell._replace(scores={name: column[kept] for name, column in cell.scores.items()})
 
 
 def _pooled(cells: list[Result]) -> tuple[Array, Array, Array]:
@@ -174,8 +255,99 @@ def _against_best(by_method: dict[str, list[Result]], best: str) -> dict[str, fl
         ids, labels, ranks = _pooled(by_method[name])
         same = len(ids) == len(reference[0]) and bool((ids == reference[0]).all())
         test = delong_test(ranks, reference[2], labels, groups=patients) if same else None
-        p_values.append(float("nan") if test is None else test.p_value)
-    return {best: float("nan"), **dict(zip(others, holm(p_values), strict=True))}
+        p_values.append(_NAN if test is None else test.p_value)
+    return {best: _NAN, **dict(zip(others, holm(p_values), strict=True))}
+
+
+def shown(rows: list[Row]) -> list[str]:
+    """The metrics that any of the rows has."""
+    return [metric for metric in rows[0].means if any(not np.isnan(row.means[metric]) for row in rows)] if rows else []
+
+
+def is_shown_best(row: Row, rows: list[Row]) -> bool:
+    """True if the tests support that the row's method is better than every other on its data set."""
+    others = [one for one in rows if one.dataset == row.dataset and one is not row and one.seeds]
+    return row.best and bool(others) and all(one.p_value < LEVEL for one in others)
+
+
+def ranks_of(rows: list[Row]) -> tuple[dict[str, float], float]:
+    """Average rank of each method over the data sets that all have, and the critical difference."""
+    rows = [row for row in rows if row.seeds]
+    datasets, names = sorted({row.dataset for row in rows}), sorted({row.method for row in rows})
+    value = {(row.dataset, row.method): row.means[PRIMARY] for row in rows}
+    table = np.array([[value.get((dataset, name), _NAN) for name in names] for dataset in datasets])
+    table = table.reshape(len(datasets), len(names))  # also of no rows at all
+    blocks = int((~np.isnan(table).any(1)).sum())
+    ranks = average_ranks(table) if len(names) else np.array([])
+    ordered = sorted(zip(names, ranks, strict=True), key=lambda item: (item[1], item[0]))
+    return {name: float(rank) for name, rank in ordered}, critical_difference(len(names), blocks)
+
+
+# ---- data sets ----------------------------------------------------------------------------------------------------
+
+
+def datasets_of(results: list[Result]) -> list[DataSet]:
+    """What was tested, by name."""
+    names = sorted({result.dataset for result in results})
+    return [_dataset(name, [result for result in results if result.dataset == name]) for name in names]
+
+
+def _dataset(name: str, cells: list[Result]) -> DataSet:
+    fullest = max(cells, key=lambda cell: len(_statistics(cell)))
+    labels, subjects = fullest.scores["label"].astype(int), fullest.scores["subject"]
+    units = _units(cells)
+    units.setdefault("image", {"units": len(labels), "anomalous": int(labels.sum())})
+    looked = next((cell for cell in cells if "copy_of" in cell.scores), None)
+    copies = None
+    if looked is not None:
+        copies = {str(i): str(c) for i, c in zip(looked.scores["id"], looked.scores["copy_of"], strict=True) if c}
+    shortcuts = audit(_statistics(fullest), labels)
+    kept = _kept(fullest)
+    return DataSet(
+        name,
+        any(bool(cell.content.get("phantom")) for cell in cells),
+        len(labels),
+        int(labels.sum()),
+        0 if (subjects == "").any() else len(set(subjects)),
+        units,
+        copies,
+        shortcuts,
+        audit(_statistics(kept), kept.scores["label"]) if copies and "copy_of" in fullest.scores else [],
+        _references(cells, fullest, shortcuts, units),
+    )
+
+
+def _units(cells: list[Result]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for cell in cells:
+        units = cell.content.get("units")
+        for level, one in units.items() if isinstance(units, dict) else ():
+            if isinstance(one, dict) and {"units", "anomalous"} <= one.keys():
+                found.setdefault(str(level), {key: int(one[key]) for key in ("units", "anomalous")})
+    return found
+
+
+def _references(
+    cells: list[Result], fullest: Result, shortcuts: list[Shortcut], units: dict[str, dict[str, int]]
+) -> list[Reference]:
+    chance = {}
+    for metric in TABLE.values():
+        one = units.get(metric.level)
+        if metric.chance is not None and one and one["units"]:
+            chance[metric.name] = metric.chance.at(one["anomalous"] / one["units"])
+    found = [Reference("chance", "scores that know nothing", "chance", chance)]
+    labels = fullest.scores["label"].astype(int)
+    for shortcut in shortcuts[:1]:
+        values = fullest.scores[shortcut.name]
+        evaluated = evaluate(values if auroc(values, labels) >= 0.5 else -values, labels)
+        figures = {metric.name: metric.value(evaluated) for metric in metrics_of("image")}
+        found.append(Reference(shortcut.name, STATISTICS[shortcut.name], "image", figures))
+    maps = next((m for cell in cells if isinstance(m := cell.content.get("pixel_shortcuts"), dict)), {})
+    for name, told in PIXEL_SHORTCUTS.items():
+        if isinstance(maps.get(name), dict):
+            figures = {key: float(value) for key, value in maps[name].items() if isinstance(value, int | float)}
+            found.append(Reference(name, told, "pixel", figures))
+    return found
 
 
 def _statistics(cell: Result) -> dict[str, Array]:
@@ -189,136 +361,3 @@ def shortcuts_of(cells: list[Result]) -> list[Shortcut]:
     """
     fullest = max(cells, key=lambda cell: len(_statistics(cell)))
     return audit(_statistics(fullest), fullest.scores["label"])
-
-
-def shown(rows: list[Row]) -> list[str]:
-    """The metrics that any of the rows has."""
-    return [metric for metric in rows[0].means if any(not np.isnan(row.means[metric]) for row in rows)]
-
-
-def ranks_of(rows: list[Row]) -> tuple[dict[str, float], float]:
-    """Average rank of each method over the data sets that all have, and the critical difference."""
-    datasets, names = sorted({row.dataset for row in rows}), sorted({row.method for row in rows})
-    value = {(row.dataset, row.method): row.means[PRIMARY] for row in rows}
-    table = np.array([[value.get((dataset, name), float("nan")) for name in names] for dataset in datasets])
-    blocks = int((~np.isnan(table).any(1)).sum())
-    ranks = average_ranks(table) if len(names) else np.array([])
-    ordered = sorted(zip(names, ranks, strict=True), key=lambda item: (item[1], item[0]))
-    return {name: float(rank) for name, rank in ordered}, critical_difference(len(names), blocks)
-
-
-# ---- files --------------------------------------------------------------------------------------------------------
-
-
-def as_csv(rows: list[Row]) -> str:
-    """``leaderboard.csv``: a line per data set and method."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    names = list(rows[0].means)
-    spread = [column for name in names for column in (name, f"{name}_sd")]
-    more = (f"{PRIMARY}_low", f"{PRIMARY}_high", "p_against_best", "best")
-    audited = ("over_shortcut", "over_shortcut_low", "over_shortcut_high", "beats_shortcuts", "stratified_auroc")
-    writer.writerow(["dataset", "phantom", "method", "seeds", *spread, *more, *audited])
-    for row in rows:
-        figures = [_figure(part[name]) for name in names for part in (row.means, row.deviations)]
-        bounds = (_figure(row.interval.low), _figure(row.interval.high), _figure(row.p_value))
-        last = (row.best, *map(_figure, row.advantage), row.beats_shortcuts, _figure(row.stratified))
-        writer.writerow([row.dataset, row.phantom, row.method, row.seeds, *figures, *bounds, *last])
-    return stream.getvalue()
-
-
-def _figure(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6f}"
-
-
-def as_markdown(name: str, rows: list[Row], results: list[Result], published: Published) -> str:
-    """``leaderboard.md``: a table per data set with its shortcut audit, then ranks and the meaning of it all."""
-    lines = [f"# {name}", ""]
-    notes: list[str] = []
-    for dataset in sorted({row.dataset for row in rows}):
-        here = [row for row in rows if row.dataset == dataset]
-        marked = any(row.phantom for row in here)
-        phantom = " (PHANTOM: generated data, no statement on real images)" if marked else ""
-        lines += [f"## {dataset}{phantom}", ""]
-        beside = [m for m in here[0].means if any(published.get(dataset, row.method, m) for row in here)]
-        more = [m for m in shown(here) if m != PRIMARY]
-        heads = [
-            "method",
-            "seeds",
-            f"{heading(PRIMARY)} [95 %]",
-            "p vs highest",
-            "over shortcut [95 %]",
-            *map(heading, more),
-        ]
-        heads += [*(f"*published {heading(metric)}*" for metric in beside)]
-        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        for row in here:
-            figures = [_published_cell(published.get(dataset, row.method, metric), notes) for metric in beside]
-            lines += ["| " + " | ".join([*_markdown_cells(row, more), *figures]) + " |"]
-        told = ", ".join(
-            f"{one.name} {one.auroc:.3f}" for one in shortcuts_of([r for r in results if r.dataset == dataset])
-        )
-        lines += ["", f"Without learning (AUROC): {told or 'unknown'}. † not shown to beat the best of them.", ""]
-    for kind in (False, True):  # never over real data and phantoms together
-        kept = [row for row in rows if row.phantom == kind]
-        if kept:
-            ranks, difference = ranks_of(kept)
-            lines += [f"## Average rank ({heading(PRIMARY)}){' over PHANTOM data' if kind else ''}", ""]
-            lines += [f"{rank:.2f}  {method}" for method, rank in ranks.items()]
-            lines += ["", f"Critical difference (Nemenyi, 5 %): {difference:.2f}", ""]
-            if np.isnan(difference):
-                lines[-2] = "No critical difference: it needs two methods and two data sets."
-    lines += ["## How to read this", "", *(f"- {line}" for line in EXPLANATION)]
-    if notes:
-        lines += ["", "Published figures, on the real data and by the protocol of their source:", ""]
-        lines += [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _published_cell(figure: Figure | None, notes: list[str]) -> str:
-    if figure is None:
-        return ""
-    return f"*{figure.text}* [{note_number(figure, notes)}]"
-
-
-def note_number(figure: Figure, notes: list[str]) -> int:
-    """Number of a figure's source in the list of sources, to which it is added if it is new."""
-    told = f"{figure.source.title}, {figure.source.venue}, {figure.source.table}: {figure.source.url}"
-    told += " (≈: read off a plot)" if figure.approximate else ""
-    if told not in notes:
-        notes.append(told)
-    return notes.index(told) + 1
-
-
-def _markdown_cells(row: Row, more: list[str]) -> list[str]:
-    area = f"{_pm(row, PRIMARY)} [{row.interval.low:.3f}, {row.interval.high:.3f}]"
-    mark = "" if row.beats_shortcuts else " †"
-    rest = (_pm(row, name) for name in more)
-    return [row.method + mark, str(row.seeds), area, p_text(row), advantage_text(row), *rest]
-
-
-def p_text(row: Row) -> str:
-    """The test against the highest mean."""
-    if row.best:
-        return "highest"
-    return "" if np.isnan(row.p_value) else f"{row.p_value:.3f}" if row.p_value >= 0.001 else "< 0.001"
-
-
-def advantage_text(row: Row) -> str:
-    """How far the method is above the strongest shortcut."""
-    return "" if np.isnan(row.advantage.value) else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row.advantage)
-
-
-def _pm(row: Row, metric: str) -> str:
-    mean, deviation = row.means[metric], row.deviations[metric]
-    if np.isnan(mean):
-        return ""
-    return f"{mean:.3f}" + ("" if np.isnan(deviation) else f" ± {deviation:.3f}")
-
-
-def write_tables(out: Path, name: str, results: list[Result], published: Published) -> list[Row]:
-    """Write ``leaderboard.csv`` (our figures only) and ``leaderboard.md``."""
-    rows = rows_of(results)
-    write_text(out / "leaderboard.csv", as_csv(rows))
-    write_text(out / "leaderboard.md", as_markdown(name, rows, results, published))
-    return rows

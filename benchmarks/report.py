@@ -1,40 +1,55 @@
-"""``report.html``: one page without network; tables that sort and filter, curves, costs, a gallery, provenance."""
+"""``report.html``: one page without network; conclusion, matrix, tables that sort and filter, charts, gallery."""
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks import charts
-from benchmarks.cases import gallery_html
-from benchmarks.leaderboard import (
-    EXPLANATION,
-    Row,
-    advantage_text,
-    note_number,
-    p_text,
-    ranks_of,
-    shortcuts_of,
-    shown,
-)
+from benchmarks import charts, tables
+from benchmarks.cases import WHY, gallery_of, palette
+from benchmarks.findings import EXPLANATION, conclusions
+from benchmarks.gallery import DECADES
+from benchmarks.leaderboard import DataSet, Row, datasets_of, is_shown_best, ranks_of, shown
 from benchmarks.published import Published, read_table
 from benchmarks.results import Result
+from benchmarks.settings import budget_text, median, settings_of
 from zoo.files import write_text
 from zoo.metrics.curves import precision_curve, roc_curve
+from zoo.metrics.shortcuts import STATISTICS
 from zoo.metrics.table import PRIMARY, TABLE, heading
 
-Array = NDArray[Any]
 _ASSETS = Path(__file__).parent / "page"
-_COSTS = (  # key of metrics.json, heading, scale, form, axis
-    ("fit_seconds", "fit s", 1, ".1f", "seconds of training (log)"),
-    ("images_per_second", "images/s", 1, ".1f", "images per second in the test (log)"),
-    ("peak_memory_bytes", "memory MB", 1e-6, ".0f", "peak memory in MB (log)"),
-    ("parameters", "params", 1, ",.0f", "parameters (log)"),
+
+
+class Cost(NamedTuple):
+    """A column of costs: key of ``metrics.json``, heading, scale, form, label of a chart's axis (none: no chart)."""
+
+    key: str
+    heading: str
+    scale: float
+    form: str
+    axis: str
+
+
+COSTS = (
+    Cost("fit_seconds", "fit s", 1, ".1f", "seconds of training"),
+    Cost("images_per_second", "images/s", 1, ".1f", ""),
+    Cost("peak_memory_bytes", "memory MB", 1e-6, ".0f", ""),
+    Cost("parameters", "params", 1, ",.0f", "parameters"),
 )
+
+
+class Scale(NamedTuple):
+    """Places of figures in the bars of the matrix, in percent of their width."""
+
+    low: float
+    high: float
+
+    def at(self, value: float) -> float:
+        """Place of a value."""
+        return round(100 * float(np.clip((value - self.low) / (self.high - self.low), 0, 1)), 1)
 
 
 def write_page(
@@ -53,244 +68,209 @@ def write_page(
         rows: the leaderboard.
         results: the finished cells.
         published: names of files in ``benchmarks/published`` shown beside, clearly apart.
-        failed: cells that are not in the tables, and why.
+        failed: cells that have no result, and why.
     """
-    datasets = sorted({row.dataset for row in rows})
-    phantoms = sorted({row.dataset for row in rows if row.phantom})
-    notes: list[str] = []
-    board = _board(rows, results, Published(published, list(TABLE)), notes)
-    parts = [
-        f"<h1>{escape(name)}</h1>",
-        _banner(phantoms, datasets),
-        "<nav aria-label='sections'>"
-        + "".join(f'<a href="#{escape(d)}">{escape(d)}</a>' for d in datasets)
-        + '<a href="#reading">how to read this</a></nav>',
-        _failures(failed or {}),
-        _controls(datasets, shown(rows)),
-        board,
-        _notes(notes),
-        '<h2 id="reading">How to read this</h2><ul>'
-        + "".join(f"<li>{escape(line)}</li>" for line in EXPLANATION)
-        + "</ul>",
-        *_ranks(rows),
-        *[_section(d, [r for r in results if r.dataset == d], d in phantoms) for d in datasets],
-        *[_published_tables(table) for table in published],
-        _provenance(results),
-    ]
-    style, script = (_ASSETS.joinpath(file).read_text(encoding="utf-8") for file in ("style.css", "script.js"))
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}</title><link rel=icon href='data:,'><style>{style}</style></head>"
-        f"<body>{''.join(parts)}<script>{script}</script></body></html>"
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    write_text(out / "report.html", page)
+    environment.globals |= {
+        "heading": heading,
+        "tables": tables,
+        "isnan": np.isnan,
+        "is_shown_best": lambda row: is_shown_best(row, rows),
+    }
+    text = environment.get_template("report.html.j2").render(_content(name, rows, results, published, failed or {}))
+    write_text(out / "report.html", text)
 
 
-def _banner(phantoms: Sequence[str], datasets: Sequence[str]) -> str:
+def _content(
+    name: str, rows: list[Row], results: list[Result], published: Sequence[str], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the template shows."""
+    figures, notes = Published(published, list(TABLE)), list[str]()
+    metrics, datasets = shown(rows), datasets_of(results)
+    looks = charts.looks(sorted({row.method for row in rows}))
+    beside = [metric for metric in metrics if any(figures.get(row.dataset, row.method, metric) for row in rows)]
+    places = {(row.dataset, row.method, metric): figures.get(row.dataset, row.method, metric) for row in rows
+              for metric in beside}  # fmt: skip
+    sources = {key: tables.note_number(figure, notes) for key, figure in places.items() if figure is not None}
+    style, script = (_ASSETS.joinpath(file).read_text(encoding="utf-8") for file in ("style.css", "script.js"))
+    return {
+        "name": name,
+        "style": style,
+        "script": script,
+        "lead": _lead(rows, results, datasets),
+        "banner": _banner(datasets),
+        "conclusions": conclusions(rows, datasets),
+        "explanation": EXPLANATION,
+        "rows": rows,
+        "datasets": datasets,
+        "metrics": metrics,
+        "beside": beside,
+        "published": places,
+        "sources": sources,
+        "notes": notes,
+        "failed": failed,
+        "primary": PRIMARY,
+        "costs": [(cost, {row: _cost(results, row, cost) for row in _keys(rows)}) for cost in COSTS],
+        "matrix": _matrix(rows, datasets),
+        "scale": _scale(rows, datasets),
+        "looks": looks,
+        "sections": [_section(one, results, rows, looks) for one in datasets],
+        "choices": [row for row in rows if row.choice is not None],
+        "ranks": _ranks(rows, looks),
+        "published_tables": [read_table(table) for table in published],
+        "provenance": [(cell.folder.name, _provenance(cell)) for cell in results],
+        "statistics": STATISTICS,
+        "why": WHY,
+        "palette": ["#%02x%02x%02x" % tuple(colour) for colour in palette()[::17]],  # noqa: UP031
+        "decades": DECADES,
+    }
+
+
+def _keys(rows: list[Row]) -> list[tuple[str, str]]:
+    return [(row.dataset, row.method) for row in rows]
+
+
+def _lead(rows: list[Row], results: list[Result], datasets: list[DataSet]) -> str:
+    methods = {row.method for row in rows}
+    seeds = len({result.seed for result in results})
+    budget = budget_text(settings_of(results))
+    parts = [
+        f"{len(methods)} {'method' if len(methods) == 1 else 'methods'}",
+        f"{len(datasets)} {'data set' if len(datasets) == 1 else 'data sets'}",
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
+    ]
+    return " × ".join(parts) + (f"; {budget}" if budget else "") + "."
+
+
+def _banner(datasets: list[DataSet]) -> str:
+    phantoms = [one.name for one in datasets if one.phantom]
     if not phantoms:
         return ""
     if len(phantoms) == len(datasets):
-        told = "PHANTOM DATA: generated images; these figures say nothing about real ones."
-    else:
-        told = (
-            f"Some data sets are PHANTOMS, generated images: {', '.join(phantoms)}. They are marked where they appear."
-        )
-    return f'<p class="banner">{escape(told)}</p>'
+        return "PHANTOM DATA: generated images; these figures say nothing about real ones."
+    return f"Some data sets are PHANTOMS, generated images: {', '.join(phantoms)}. They are marked where they appear."
 
 
-def _failures(failed: Mapping[str, str]) -> str:
-    if not failed:
-        return ""
-    lines = "".join(f"<li><b>{escape(cell)}</b>: {escape(reason)}</li>" for cell, reason in failed.items())
-    return f"<details open><summary>not in these tables: {len(failed)}</summary><ul>{lines}</ul></details>"
+def _matrix(rows: list[Row], datasets: list[DataSet]) -> list[tuple[str, list[Row | None]]]:
+    """Methods, the best mean over data sets first, and their row of each data set."""
+    by = {(row.dataset, row.method): row for row in rows}
+    methods = sorted({row.method for row in rows})
+    cells = {method: [by.get((one.name, method)) for one in datasets] for method in methods}
+
+    def order(method: str) -> tuple[bool, float, str]:
+        values = [row.means[PRIMARY] for row in cells[method] if row is not None and row.seeds]
+        known = [value for value in values if not np.isnan(value)]
+        return not known, -float(np.mean(known)) if known else 0.0, method
+
+    return [(method, cells[method]) for method in sorted(methods, key=order)]
 
 
-def _notes(notes: Sequence[str]) -> str:
-    if not notes:
-        return ""
-    lines = "".join(f'<li id="source{number}">{escape(note)}</li>' for number, note in enumerate(notes, 1))
-    told = (
-        "Published figures (in italics) were computed by their authors on the real data, by the protocol of the source:"
-    )
-    return f"<p>{told}</p><ol>{lines}</ol>"
+def _scale(rows: list[Row], datasets: list[DataSet]) -> Scale:
+    """One scale for all bars of the matrix, on full tenths."""
+    values = [value for row in rows for value in (*row.interval, row.means[PRIMARY]) if not np.isnan(value)]
+    values += [one.shortcuts[0].auroc for one in datasets if one.shortcuts] + [0.5]
+    return Scale(float(np.floor(min(values) * 10) / 10), float(np.ceil(max(values) * 10) / 10))
 
 
-def _ranks(rows: list[Row]) -> list[str]:
-    """Average ranks, of real data and of phantoms apart."""
-    parts = []
-    for phantom in (False, True):
-        kept = [row for row in rows if row.phantom == phantom]
-        if kept:
-            tag = " <span class=tag>PHANTOM</span>" if phantom else ""
-            diagram = charts.rank_diagram(*ranks_of(kept)) or "<p>needs two methods</p>"
-            parts.append(f"<h2>Average rank{tag}</h2>{diagram}")
-    return parts
-
-
-def _controls(datasets: Sequence[str], metrics: Sequence[str]) -> str:
-    choices = [
-        f'<label>{label} <select id="{key}"><option value="">all</option>'
-        + "".join(f"<option>{escape(name)}</option>" for name in names)
-        + "</select></label>"
-        for label, key, names in (("data set", "dataset", datasets), ("metric", "metric", metrics))
-    ]
-    return (
-        f"<p>{''.join(choices)}"
-        '<label>filter <input id="text" type="search" placeholder="method"></label>'
-        '<output id="count" aria-live="polite"></output></p>'
-    )
-
-
-def _board(rows: list[Row], results: list[Result], published: Published, notes: list[str]) -> str:
-    metrics = shown(rows)
-    beside = [metric for metric in metrics if any(published.get(row.dataset, row.method, metric) for row in rows)]
-    heads = [(name, "") for name in ("method", "data set", "seeds")]
-    for metric in metrics:
-        heads += [(heading(metric), metric)] + ([(f"published {heading(metric)}", metric)] if metric in beside else [])
-    heads += [(name, "") for name in ("p vs highest", "over shortcut", "stratified", *(cost[1] for cost in _COSTS))]
-    head = "".join(
-        f'<th scope="col"{_of(metric)}><button type="button">{escape(text)}</button></th>' for text, metric in heads
-    )
-    body = []
-    for row in rows:
-        cells = [r for r in results if (r.dataset, r.method) == (row.dataset, row.method)]
-        figures = ""
-        for metric in metrics:
-            figures += _metric_cell(row, metric)
-            if metric in beside:
-                figures += _published_cell(published, row, metric, notes)
-        costs = "".join(_number_cell(_median(cells, key) * scale, form) for key, _, scale, form, _ in _COSTS)
-        mark, tag = "" if row.beats_shortcuts else " †", " <span class=tag>PHANTOM</span>" if row.phantom else ""
-        body.append(
-            f'<tr data-set="{escape(row.dataset)}"><td>{escape(row.method)}{mark}</td>'
-            f"<td>{escape(row.dataset)}{tag}</td><td>{row.seeds}</td>"
-            f'{figures}{_p_cell(row)}<td data-value="{row.advantage.value:.6f}">{advantage_text(row)}</td>'
-            f"{_number_cell(row.stratified, '.3f')}{costs}</tr>"
-        )
-    table = f'<table id="board"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="leaderboard">{table}</div>'
-
-
-def _of(metric: str) -> str:
-    return f' data-metric="{metric}"' if metric else ""
-
-
-def _metric_cell(row: Row, metric: str) -> str:
-    mean, deviation = row.means[metric], row.deviations[metric]
-    if np.isnan(mean):
-        return f"<td{_of(metric)}></td>"
-    text = f"{mean:.3f}" + ("" if np.isnan(deviation) else f" ± {deviation:.3f}")
-    if metric == PRIMARY:
-        text += f" [{row.interval.low:.3f}, {row.interval.high:.3f}]"
-    return f'<td{_of(metric)} data-value="{mean:.6f}">{text}</td>'
-
-
-def _published_cell(published: Published, row: Row, metric: str, notes: list[str]) -> str:
-    figure = published.get(row.dataset, row.method, metric)
-    if figure is None:
-        return f'<td class="published"{_of(metric)}></td>'
-    number = note_number(figure, notes)
-    link = f'<sup><a href="#source{number}" aria-label="source {number}">{number}</a></sup>'
-    return f'<td class="published"{_of(metric)} data-value="{figure.value:.6f}">{figure.text}{link}</td>'
-
-
-def _p_cell(row: Row) -> str:
-    value = 2.0 if row.best else row.p_value  # the highest itself sorts above all
-    return f'<td data-value="{value:.6g}">{escape(p_text(row))}</td>'
-
-
-def _number_cell(value: float, form: str) -> str:
-    return "<td></td>" if np.isnan(value) else f'<td data-value="{value:.6g}">{value:{form}}</td>'
-
-
-def _median(cells: list[Result], key: str) -> float:
-    values = [float(cell.content[key]) for cell in cells if cell.content.get(key) is not None]
-    return float(np.median(values)) if values else float("nan")
+def _cost(results: list[Result], key: tuple[str, str], cost: Cost) -> float:
+    return median([r for r in results if (r.dataset, r.method) == key], cost.key) * cost.scale
 
 
 # ---- a data set ---------------------------------------------------------------------------------------------------
 
 
-def _section(dataset: str, cells: list[Result], phantom: bool) -> str:
-    names = sorted({cell.method for cell in cells})
-    by_method = [(name, [cell for cell in cells if cell.method == name]) for name in names]
+def _section(data: DataSet, results: list[Result], rows: list[Row], looks: Mapping[str, charts.Look]) -> dict[str, Any]:
+    by_method = {
+        row.method: [cell for cell in results if (cell.dataset, cell.method) == (data.name, row.method)]
+        for row in rows
+        if row.dataset == data.name and row.seeds
+    }
+    drawn = charts_of(data, by_method, [row for row in rows if row.dataset == data.name], looks)
+    return {
+        "data": data,
+        "charts": [chart.svg() for chart in drawn],
+        "histograms": [
+            charts.distribution(
+                f"{data.name}-scores-{method}",
+                f"{method}, seed {cells[0].seed}",
+                cells[0].scores["score"],
+                cells[0].scores["label"],
+            ).svg()
+            for method, cells in by_method.items()
+        ],
+        "gallery": gallery_of({method: cells[0] for method, cells in by_method.items()}, data.copies or {}),
+        "without_copies": {one.name: one.auroc for one in data.without_copies},
+    }
+
+
+def charts_of(
+    data: DataSet, by_method: Mapping[str, list[Result]], rows: list[Row], looks: Mapping[str, charts.Look]
+) -> list[charts.Chart]:
+    """The charts of a data set: intervals, ROC, precision and recall, cost against accuracy."""
     grid = np.linspace(0, 1, 101)
-    roc = [
-        (name, np.stack([roc_curve(cell.scores["score"], cell.scores["label"], grid) for cell in group]))
-        for name, group in by_method
+    means = {row.method: row.means for row in rows}
+    legend = {method: f"{method} {means[method][PRIMARY]:.3f}" for method in by_method}
+    precision = {method: f"{method} {means[method]['image_ap']:.3f}" for method in by_method}
+    lines = {"chance": 0.5}
+    if data.shortcuts:
+        lines = {f"{STATISTICS[data.shortcuts[0].name]} alone": data.shortcuts[0].auroc, **lines}
+    bars = {row.method: row.interval for row in rows if row.seeds}
+    drawn: list[charts.Chart | None] = [
+        charts.forest(f"{data.name}-intervals", data.name, heading(PRIMARY), bars, lines, looks),
+        charts.curves(
+            f"{data.name}-roc",
+            "ROC (image), with AUROC",
+            ("false-positive rate", "sensitivity"),
+            {method: _curves(roc_curve, cells, grid) for method, cells in by_method.items()},
+            looks,
+            legend=legend,
+        ),
+        charts.curves(
+            f"{data.name}-precision",
+            "Precision and recall (image), with AP",
+            ("recall", "precision"),
+            {method: _curves(precision_curve, cells, grid) for method, cells in by_method.items()},
+            looks,
+            legend=precision,
+            chance=data.anomalous / data.images,
+        ),
+        *(
+            charts.cost(
+                f"{data.name}-{cost.key}",
+                f"Accuracy against {cost.axis}",
+                (cost.axis, heading(PRIMARY)),
+                {m: (median(cells, cost.key) * cost.scale, means[m][PRIMARY]) for m, cells in by_method.items()},
+                looks,
+            )
+            for cost in COSTS
+            if cost.axis
+        ),
     ]
-    precision = [
-        (name, np.stack([precision_curve(cell.scores["score"], cell.scores["label"], grid) for cell in group]))
-        for name, group in by_method
-    ]
-    areas = {name: [_area(c) for c in group] for name, group in by_method}
-    costs = "".join(
-        charts.scatter(
-            f"Cost: {head}",
-            axis,
-            heading(PRIMARY),
-            [(name, _median(group, key) * scale, float(np.mean(areas[name]))) for name, group in by_method],
-        )
-        for key, head, scale, _, axis in _COSTS
-    )
-    keys = "".join(
-        f'<label><span class="key" style="background:{charts.colour(number)}"></span>{escape(name)}</label>'
-        for number, name in enumerate(names)
-    )
-    shortcuts = "".join(f"<tr><td>{one.name}</td><td>{one.auroc:.3f}</td></tr>" for one in shortcuts_of(cells))
-    histograms = "".join(
-        charts.histogram(f"{name}, seed {group[0].seed}", group[0].scores["score"], group[0].scores["label"])
-        for name, group in by_method
-    )
-    kind = ' class="phantom"' if phantom else ""
-    banner = '<p class="banner">PHANTOM DATA: no statement on real images.</p>' if phantom else ""
-    return (
-        f'<section data-set="{escape(dataset)}" id="{escape(dataset)}"{kind}><h2>{escape(dataset)}</h2>{banner}'
-        f'<p>{keys} bands: lowest to highest seed</p><div class="charts">'
-        + charts.curves("ROC (image)", "false-positive rate", "sensitivity", roc)
-        + charts.curves("Precision and recall (image)", "recall", "precision", precision)
-        + f'</div><h3>Cost against accuracy</h3><div class="charts">{costs}</div>'
-        + f"<h3>Without learning</h3><table><tr><th>statistic</th><th>AUROC</th></tr>{shortcuts}</table>"
-        + f'<h3>Scores</h3><div class="charts">{histograms}</div>'
-        + f"<h3>Gallery</h3>{gallery_html(by_method)}</section>"
-    )
+    return [chart for chart in drawn if chart is not None]
 
 
-def _area(cell: Result) -> float:
-    value = cell.content["metrics"].get(PRIMARY)
-    return float("nan") if value is None else float(value)
+def _curves(curve: Any, cells: list[Result], grid: charts.Array) -> charts.Array:
+    return np.stack([curve(cell.scores["score"], cell.scores["label"], grid) for cell in cells])
 
 
-# ---- around -------------------------------------------------------------------------------------------------------
+def _ranks(rows: list[Row], looks: Mapping[str, charts.Look]) -> list[tuple[bool, str]]:
+    """Diagrams of average ranks, of real data and of phantoms apart; none over one data set."""
+    found = []
+    for phantom in (False, True):
+        kept = [row for row in rows if row.phantom == phantom]
+        chart = charts.rank_diagram("ranks-phantoms" if phantom else "ranks", *ranks_of(kept), looks)
+        if chart is not None:
+            found.append((phantom, chart.svg()))
+    return found
 
 
-def _published_tables(name: str) -> str:
-    """A published table, apart from our figures and with its source."""
-    content = read_table(name)
-    source = content["source"]
-    link = f'<a href="{escape(source["url"])}">{escape(source["title"])}</a>'
-    parts = [f"<h2>Published: {link}, {escape(str(source['venue']))}</h2>"]
-    for table in content["tables"]:
-        columns = [str(column) for column in table.get("columns", [])]
-        head = "".join(f"<th>{escape(column)}</th>" for column in ["", *columns])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in [row, *_listed(values)]) + "</tr>"
-            for row, values in table.get("rows", {}).items()
-        )
-        parts.append(f"<h3>{escape(str(table['name']))}</h3><p>{escape(str(table.get('notes', '')))}</p>")
-        parts.append(f'<div class="scroll" tabindex="0"><table><tr>{head}</tr>{body}</table></div>')
-    return "".join(parts)
-
-
-def _listed(values: Any) -> list[Any]:
-    return values if isinstance(values, list) else [values]
-
-
-def _provenance(results: list[Result]) -> str:
-    blocks = "".join(
-        f"<details><summary>{escape(cell.folder.name)}</summary><pre>"
-        f"{escape(json.dumps({k: v for k, v in cell.content.items() if k != 'metrics'}, indent=1))}</pre></details>"
-        for cell in results
-    )
-    return f"<h2>Provenance</h2>{blocks}"
+def _provenance(cell: Result) -> str:
+    return json.dumps({key: value for key, value in cell.content.items() if key != "metrics"}, indent=1)

@@ -1,11 +1,12 @@
 """Tables and page of benchmark folders, and what is said of the cells that are left out."""
 
 from pathlib import Path
+from typing import Any
 
-from benchmarks.leaderboard import write_tables
 from benchmarks.published import Published
 from benchmarks.report import write_page
-from benchmarks.results import PLAN_FILE, read_json, read_results
+from benchmarks.results import PLAN_FILE, Result, read_json, read_results
+from benchmarks.tables import write_tables
 from zoo.metrics.table import TABLE
 
 
@@ -36,11 +37,19 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[
     if not reading.results:
         _say("no finished cell yet")
         return None
-    rows = write_tables(out, name, reading.results, Published(published, list(TABLE)))
-    write_page(out, name, rows, reading.results, published, {**failed, **problems})
+    missing = {**dict.fromkeys(_not_run(about, reading.results), "not run yet"), **failed, **problems}
+    rows = write_tables(out, name, reading.results, Published(published, list(TABLE)), missing)
+    write_page(out, name, rows, reading.results, published, missing)
     _say((out / "leaderboard.md").read_text(encoding="utf-8"))
     _say(f"page: {out / 'report.html'}   table: {out / 'leaderboard.csv'}")
     return {*failed, *problems}
+
+
+def _not_run(about: dict[str, Any], results: list[Result]) -> list[str]:
+    """Planned cells without a result."""
+    planned = about.get("cells")
+    done = {result.folder.name for result in results}
+    return [cell for cell in planned if cell not in done] if isinstance(planned, dict) else []
 
 
 def _say(line: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.leaderboard import Row, note_number, rows_of
+from benchmarks.leaderboard import Row, rows_of
 from benchmarks.published import Published
 from benchmarks.results import Result, read_results
+from benchmarks.tables import note_number
 from zoo.metrics.curves import precision_curve, roc_curve
 from zoo.metrics.table import PRIMARY, TABLE
 

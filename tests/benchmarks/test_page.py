@@ -136,7 +136,7 @@ def test_everything_is_there(desk):
     assert desk.run("return document.querySelector('section.phantom .banner').textContent").startswith("PHANTOM")
     assert desk.run("return [...document.querySelectorAll('td.published')].filter(c => c.textContent).length") == 1
     assert "fae--mine--0" in desk.run("return document.querySelector('details[open]').textContent")
-    assert desk.run("return document.getElementById('count').textContent") == "6 of 6 rows"
+    assert desk.run("return document.getElementById('count').textContent") == "7 of 7 rows"
 
 
 def test_keys_alone_reach_and_sort_the_table(desk):
@@ -154,7 +154,7 @@ def test_keys_alone_reach_and_sort_the_table(desk):
     assert desk.run(style) != "none"
     desk.press(ENTER)
     assert desk.run("return document.activeElement.parentNode.ariaSort") == "descending"
-    values = "return rows().map(r => parseFloat(r.cells[3].dataset.value))"
+    values = "return rows().filter(r => r.cells[3].dataset.value).map(r => parseFloat(r.cells[3].dataset.value))"
     assert desk.run(values) == sorted(desk.run(values), reverse=True)
     desk.press(ENTER)
     assert desk.run("return document.activeElement.parentNode.ariaSort") == "ascending"
@@ -167,13 +167,56 @@ def test_filters(desk):
     assert desk.run("return document.querySelector('section.phantom').hidden")
     desk.run("control('text').value = 'PAD'; control('text').dispatchEvent(new Event('input'))")
     assert desk.run(NAMES) == ["padim mine"]
-    assert desk.run("return control('count').textContent") == "1 of 6 rows"
+    assert desk.run("return control('count').textContent") == "1 of 7 rows"
     desk.run("control('metric').value = 'pixel_ap'; control('metric').dispatchEvent(new Event('input'))")
     heads = "return [...document.querySelectorAll('#board th')].filter(h => !h.hidden).map(h => h.textContent)"
     assert "pixel AP" in desk.run(heads)
     assert not [name for name in desk.run(heads) if "image AUROC" in name]
     desk.run("for (const n of ['dataset', 'metric', 'text']) control(n).value = ''; filter()")
-    assert len(desk.run(NAMES)) == 6
+    assert len(desk.run(NAMES)) == 7
+
+
+def test_viewer_by_keyboard_and_address(desk, report):
+    desk.run("state.clear(); document.querySelectorAll('.case')[1].querySelector('button[data-method=padim]').click()")
+    assert desk.run("return control('viewer').open")
+    assert desk.run("return location.hash") == "#?case=1&map=padim"
+    assert "padim" in desk.run("return control('viewer-title').textContent")
+    desk.press("\ue015")  # arrow down: the next case under the same method
+    assert desk.run("return location.hash") == "#?case=2&map=padim"
+    desk.press("\ue014")  # arrow right: the next method
+    assert desk.run("return location.hash") == "#?case=2&map=vae"
+    desk.run("control('opacity').value = 20; control('opacity').dispatchEvent(new Event('input'))")
+    assert desk.run("return control('viewer-map').style.opacity") == "0.2"
+    desk.press("\ue00c")  # escape
+    assert not desk.run("return control('viewer').open")
+    assert desk.run("return location.hash") == ""
+    desk.do("POST", "/url", {"url": f"file://{report}#?dataset=mine&metric=pixel_ap&sort=0-&case=3&map=vae"})
+    desk.do("POST", "/refresh", {})
+    assert {name.split()[1] for name in desk.run(NAMES)} == {"mine"}
+    assert desk.run("return control('viewer').open && control('viewer-title').textContent.includes('vae')")
+    assert desk.run("return document.querySelectorAll('#board th')[0].ariaSort") == "descending"
+    desk.do("POST", "/url", {"url": f"file://{report}"})
+    desk.do("POST", "/refresh", {})
+
+
+def test_tables_as_text(desk):
+    table = "document.getElementById('board')"
+    lines = desk.run(f"return asText({table}, 'CSV')").splitlines()
+    assert lines[0].startswith("method,data set,seeds,image AUROC")
+    assert len(lines) == 8 + 2 * 2  # head, seven methods; of each data set chance and the strongest statistic
+    assert desk.run(f"return asText({table}, 'Markdown')").splitlines()[1].startswith("|---|")
+    latex = desk.run(f"return asText({table}, 'LaTeX')")
+    assert "\\toprule" in latex
+    assert "a\\_method\\_with" in latex
+    count = "return document.querySelectorAll('{}').length"
+    assert desk.run(count.format(".copy")) == desk.run(count.format("main table"))
+
+
+def test_print_keeps_every_column(desk):
+    """The wide tables fit A4 across."""
+    pdf = desk.do("POST", "/print", {"orientation": "landscape", "shrinkToFit": False})
+    assert len(pdf) > 10_000
+    assert "@page" in desk.run("return document.querySelector('style').textContent")
 
 
 def test_no_word_in_the_console_and_no_network(desk):

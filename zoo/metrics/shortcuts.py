@@ -34,7 +34,7 @@ PIXEL_SHORTCUTS = {  # maps that need no learning
     "centre": "nearness to the picture's centre (sees no image)",
     "bright": "brightness of the pixel",
     "dark": "darkness of the pixel",
-    "z_score": "|z| of the pixel over the training images",
+    "z_score": "absolute z-score of the pixel over the training images",
 }
 _FILLED = 0.1  # of the way from the darkest to the brightest pixel: JPEG's noise stays below
 _EPSILON = 1e-8
