@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
-from zoo.registry import arguments, find, load_class, methods, nearest
+from zoo.registry import arguments, find, load_class, methods, nearest, variants
 
 _KEYS = ("name", "models", "data", "seeds", "trainer", "metrics", "budget", "timeout_minutes", "published", "selection")
 # How images are served in training is the method's affair; which images, the benchmark's data entry says alone.
@@ -83,9 +83,11 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
     ``trainer``, ``metrics``, and of ``data`` what concerns the serving of images, :data:`_SERVING`); what the benchmark
     says in the data entry, then in the model entry; the benchmark's ``trainer`` and ``metrics``.
 
-    The model ``"*"`` stands for every registered method that no other entry uses (but ensembles); of its ``init_args``
-    each method takes those it has. A model with ``folds: [0, 1, ...]`` becomes one for each fold (``NAME_fold0``,
-    argument ``fold``), and with ``ensemble: true`` a further one, ``NAME_ensemble``, of all folds.
+    An entry with ``small: true`` takes the small settings of its method's card: over the method's own configuration,
+    under those of a named variant and under ``init_args``. The model ``"*"`` stands for every registered method that no
+    other entry uses (but ensembles); of its ``init_args`` each method takes those it has. A model with ``folds: [0, 1,
+    ...]`` becomes one for each fold (``NAME_fold0``, argument ``fold``), and with ``ensemble: true`` a further one,
+    ``NAME_ensemble``, of all folds.
 
     Args:
         source: path or name.
@@ -213,13 +215,20 @@ def _models(path: Path, entries: dict[str, Any]) -> tuple[dict[str, _Entry], dic
 
 def _model(path: Path, name: str, entry: dict[str, Any]) -> _Entry:
     """A method: a shipped configuration by name, with what the entry says over it."""
-    _known(path, name, entry, ("config", "class_path", "init_args", "trainer", "data", "metrics", "init_from"))
+    keys = ("config", "class_path", "init_args", "trainer", "data", "metrics", "init_from", "small")
+    _known(path, name, entry, keys)
     base: dict[str, Any] = {"model": {"class_path": entry.get("class_path"), "init_args": {}}}
     if "class_path" not in entry:
         base = _read(config_path(_with_folder(entry.get("config", name), "models")))
     class_path = base["model"]["class_path"]
     if class_path.startswith("zoo.") or "." not in class_path:
-        base["model"]["class_path"] = find(class_path).class_path
+        method = find(class_path)
+        base["model"]["class_path"] = method.class_path
+        if entry.get("small"):
+            card, given = (method.small or {}).items(), dict(base["model"].get("init_args", {}))
+            small = {key: list(value) if isinstance(value, tuple) else value for key, value in card}
+            variant = str(entry.get("config", name)).rpartition("/")[2] in variants()
+            base["model"]["init_args"] = {**small, **given} if variant else {**given, **small}
     served = base.get("data", {}).get("init_args", {})
     shipped = {key: base.get(key, {}) for key in ("model", "trainer", "metrics")}
     shipped["data"] = {"init_args": {key: served[key] for key in _SERVING if key in served}}

@@ -55,7 +55,7 @@ def list_models(family: str | None = None) -> list[str]:
     """Names of all methods and their variants (shipped configurations such as ``dn2``), or of one family.
 
     Args:
-        family: ``reconstruction``, ``self_supervised`` or ``pretrained``; None = all.
+        family: ``reconstruction``, ``self_supervised``, ``pretrained`` or ``statistical``; None = all.
 
     Raises:
         UserError: unknown family.

@@ -62,6 +62,7 @@ class AnomalyModule(LightningModule):
         dims: spatial dimensions that the method works in, a subset of (2, 3).
         fitting: ``gradient`` or ``single_pass``.
         tiny: constructor arguments that fit in a second on CPU (a literal).
+        small: constructor arguments for 64 pixels and minutes on a CPU, over the method's configuration (a literal).
         expects: range of values that the method takes; the data's range is mapped to it, values outside are not cut.
             ``z_scores``: takes z-scores as they are, and [-1, 1] where the data have bounds; ``any``: no conversion.
         scores_with_gradient: True when :meth:`detect` needs gradients; it then gets a cloned input.
@@ -71,6 +72,7 @@ class AnomalyModule(LightningModule):
     dims: ClassVar[tuple[int, ...]] = (2,)
     fitting: ClassVar[Literal["gradient", "single_pass"]] = "gradient"
     tiny: ClassVar[dict[str, Any]] = {}
+    small: ClassVar[dict[str, Any]] = {}
     expects: ClassVar[tuple[float, float] | Literal["z_scores", "any"]] = (0.0, 1.0)
     scores_with_gradient: bool = False
 

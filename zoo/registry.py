@@ -21,7 +21,7 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
 
-FAMILIES = ("reconstruction", "self_supervised", "pretrained")
+FAMILIES = ("reconstruction", "self_supervised", "pretrained", "statistical")
 _LITERALS = ("reference", "dims", "fitting", "tiny", "small", "checkpoint_format")
 
 
@@ -105,8 +105,10 @@ def find(name: str) -> Method:
     """
     known = methods()
     key = name.lower().replace("-", "_")
+    if key.startswith("zoo."):  # a class keeps its name when it moves to another room
+        key = key.rpartition(".")[2]
     for method in known.values():
-        if key in (method.name, method.name.replace("_", ""), method.class_name.lower(), method.class_path.lower()):
+        if key in (method.name, method.name.replace("_", ""), method.class_name.lower()):
             return method
     by_word = {word: method.name for method in known.values() for word in (method.class_name, method.name)}
     by_word |= {

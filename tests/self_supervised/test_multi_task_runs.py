@@ -12,37 +12,55 @@ from zoo.configs import shipped_configs
 from zoo.self_supervised.multi_task import MultiTaskUNet
 from zoo.synthetic.folds import task_folds
 
-NAMES = [f"multi_task_{data}_T{number}" for data in ("vindr", "brain") for number in range(1, 5)]
+NAMES = [(data, number) for data in ("vindr", "brain") for number in range(1, 5)]
 SMALL = ["--model.depth", "2", "--model.width", "4", "--model.positions", "2", "--trainer.accelerator", "cpu"]
 SIZES = {"vindr": "32", "brain": "[16, 24, 16]"}
 
 
-def test_papers_configurations_differ_in_the_number_of_tasks_only():
-    for data in ("vindr", "brain"):
-        contents = []
+def test_benchmarks_train_one_to_four_tasks_by_one_configuration():
+    for data, benchmark in (("vindr", "multi_task_table1"), ("brain", "multi_task_brain")):
+        content = yaml.safe_load(shipped_configs()[f"papers/multi_task_{data}"].read_text())
+        entries = yaml.safe_load(shipped_configs()[f"benchmarks/{benchmark}"].read_text())["models"]
         for number in range(1, 5):
-            content = yaml.safe_load(shipped_configs()[f"papers/multi_task_{data}_T{number}"].read_text())
-            arguments = content["model"]["init_args"]
-            assert arguments.pop("num_train_tasks") == number
-            MultiTaskUNet(**arguments, num_train_tasks=number)
-            contents.append(content)
-        assert contents[0] == contents[1] == contents[2] == contents[3]
-        callbacks = {
-            one["class_path"].rpartition(".")[2]: one["init_args"] for one in contents[0]["trainer"]["callbacks"]
-        }
+            entry = entries[f"T{number}"]
+            assert entry["config"] == f"papers/multi_task_{data}"
+            assert entry["folds"] == list(range(len(task_folds(number))))
+            assert entry["init_args"] == {"num_train_tasks": number}
+            MultiTaskUNet(**content["model"]["init_args"] | entry["init_args"])
+        callbacks = {one["class_path"].rpartition(".")[2]: one["init_args"] for one in content["trainer"]["callbacks"]}
         assert callbacks["ModelCheckpoint"] == {"monitor": "val/loss", "mode": "min"}
         assert callbacks["StepPatience"] == {"monitor": "val/loss", "steps": 5000}
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "multi_task_vindr_T1" else pytest.mark.slow) for name in NAMES],
+    ("name", "number"),
+    [pytest.param(*one, marks=[] if one == ("vindr", 1) else pytest.mark.slow) for one in NAMES],
 )
-def test_papers_configurations_run_on_a_phantom(name, tmp_path):
-    options = ["--data.image_size", SIZES[name.split("_")[2]], "--data.batch_size", "4"]
-    options += ["--trainer.max_steps", "2", "--trainer.limit_train_batches", "1", "--test_after_fit", "true"]
+def test_papers_configurations_run_on_a_phantom(name, number, tmp_path):
+    options = ["--data.image_size", SIZES[name], "--data.batch_size", "4"]
+    options += [
+        "--model.num_train_tasks",
+        str(number),
+        "--trainer.max_steps",
+        "2",
+        "--trainer.limit_train_batches",
+        "1",
+        "--test_after_fit",
+        "true",
+    ]
     assert (
-        main(["fit", "--config", f"papers/{name}", *SMALL, *options, "--trainer.default_root_dir", str(tmp_path)]) == 0
+        main(
+            [
+                "fit",
+                "--config",
+                f"papers/multi_task_{name}",
+                *SMALL,
+                *options,
+                "--trainer.default_root_dir",
+                str(tmp_path),
+            ]
+        )
+        == 0
     )
     (folder,) = tmp_path.iterdir()
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -69,7 +87,7 @@ def test_fold_sweep_ends_with_the_ensemble_of_the_best_models(tmp_path):
 name: tiny sweep
 models:
   T1:
-    config: papers/multi_task_brain_T1
+    config: papers/multi_task_brain
     folds: {folds}
     ensemble: true
     init_args: {{depth: 2, width: 4, max_width: 16, positions: 2}}

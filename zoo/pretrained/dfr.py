@@ -55,6 +55,7 @@ class DeepFeatureReconstruction(AnomalyModule):
         "weights": "random",
         "latent_channels": 4,
     }
+    small = {"backbone": "tf_efficientnet_lite0", "layers": ("bn1", "blocks.1.1.bn2", "blocks.2.1.bn2"), "lr": 0.001}
 
     extractor: FeatureExtractor
     network: nn.Sequential

@@ -36,6 +36,7 @@ class GaussianDensity(AnomalyModule):
     }
     fitting = "single_pass"
     tiny = {"image_size": 32, "layer": "layer1", "weights": "random"}
+    small = {"backbone": "tf_efficientnet_lite0", "layer": "blocks.4"}
 
     extractor: FeatureExtractor
     gaussian: FittedStatistics

@@ -49,6 +49,7 @@ class PaDiM(AnomalyModule):
     }
     fitting = "single_pass"
     tiny = {"image_size": 32, "layers": ("layer1", "layer2"), "weights": "random", "feature_channels": 16}
+    small = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.1", "blocks.2", "blocks.4")}
 
     extractor: FeatureExtractor
     gaussian: FittedStatistics

@@ -47,6 +47,7 @@ class PANDA(AnomalyModule):
         "url": "https://arxiv.org/abs/2010.05903",
     }
     tiny = {"image_size": 32, "backbone": "resnet18", "layer": "layer3", "weights": "random"}
+    small = {"backbone": "tf_efficientnet_lite0", "layer": "blocks.4", "trained": ("blocks.3", "blocks.4")}
 
     extractor: FeatureExtractor
     memory: FittedStatistics

@@ -58,6 +58,7 @@ class PatchCore(AnomalyModule):
         "weights": "random",
         "max_patches": 400,
     }
+    small = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.2", "blocks.4")}
 
     extractor: FeatureExtractor
     memory: FittedStatistics

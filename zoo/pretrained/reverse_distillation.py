@@ -48,6 +48,7 @@ class ReverseDistillation(AnomalyModule):
         "url": "https://arxiv.org/abs/2201.10703",
     }
     tiny = {"image_size": 32, "backbone": "resnet18", "layers": ("layer1", "layer2"), "weights": "random"}
+    small = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.1", "blocks.2", "blocks.4")}
 
     teacher: FeatureExtractor
     student: MirroredResNet

@@ -38,6 +38,7 @@ class STFPM(AnomalyModule):
         "url": "https://arxiv.org/abs/2103.04257",
     }
     tiny = {"image_size": 32, "layers": ("layer1", "layer2"), "weights": "random"}
+    small = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.1", "blocks.2", "blocks.4")}
 
     teacher: FeatureExtractor
     student: FeatureExtractor

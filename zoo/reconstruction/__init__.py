@@ -4,7 +4,6 @@ The map is a distance ``d(x, r(x))`` at each pixel, where ``r`` was trained on h
 (autoencoder, VAE, f-AnoGAN), mixtures of stored codes (MemAE), masked patches or squares (MAE, ceVAE), removed noise
 (denoising autoencoder), or a narrow code in the space of features instead of intensities (FAE). AE-U divides the error
 by a predicted variance; the VAE can also follow the gradient of its loss.
-Statistics of intensities (voxel-wise z-score, thresholding) are here too, as the floor that the others must beat.
 
 They fail when ``r`` learns to copy anything it sees (a wide code), when healthy detail is lost with the lesion (a
 narrow one, whose residuals at edges drown small lesions), and, with intensity distances, when a lesion is no brighter

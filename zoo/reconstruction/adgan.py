@@ -47,6 +47,7 @@ class ADGAN(AnomalyModule):
     }
     expects = (-1.0, 1.0)
     tiny = {"image_size": 32, "levels": 2, "width": 4, "latent_dim": 4, "critic_steps": 2}
+    small = {"levels": 3, "width": 8, "critic_steps": 2, "lr": 0.001}
 
     encoder: Encoder
     generator: Generator

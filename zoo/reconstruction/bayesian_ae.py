@@ -43,6 +43,7 @@ class BayesianAutoencoder(AnomalyModule):
         "url": "https://openreview.net/forum?id=S1hpzoisz",
     }
     tiny = {"image_size": 32, "hidden_dims": (4, 8), "samples": 2}
+    small = {"samples": 8, "lr": 0.001}
 
     network: "DropoutAutoencoder"
 

@@ -53,6 +53,7 @@ class CAVGARu(AnomalyModule):
         "url": "https://arxiv.org/abs/1911.08616",
     }
     tiny = {"image_size": 32, "backbone": "resnet10t", "weights": "random", "latent_dim": 8}
+    small = {"backbone": "resnet10t", "weights": "random", "latent_dim": 32, "lr": 0.001}
 
     encoder: nn.Sequential
     to_mean: nn.Conv2d

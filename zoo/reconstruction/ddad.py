@@ -49,6 +49,7 @@ class DDAD(AnomalyModule):
     }
     expects = (-1.0, 1.0)
     tiny = {"image_size": 32, "hidden_dims": (4, 8), "hidden": 16, "latent_dim": 4, "ensemble": 2}
+    small = {"hidden": 128, "lr": 0.001}
 
     normative: nn.ModuleList
     unknown: nn.ModuleList

@@ -43,6 +43,7 @@ class DDADASR(DDAD):
         "url": "https://arxiv.org/abs/2210.04227",
     }
     tiny = {"image_size": 32, "hidden_dims": (4, 8), "hidden": 16, "latent_dim": 4, "ensemble": 2, "width": 4}
+    small = {"hidden": 128, "width": 16, "lr": 0.001, "refiner_lr": 0.001}
 
     refiner: nn.Sequential
 

@@ -48,6 +48,7 @@ class DenoisingAutoencoder(AnomalyModule):
         "url": "https://proceedings.mlr.press/v172/kascenas22a.html",
     }
     tiny = {"image_size": 32, "depth": 2, "width": 8, "noise_grid": 4}
+    small = {"width": 8, "noise_grid": 8, "lr": 0.001}
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class FAnoGAN(AnomalyModule):
         "url": "https://doi.org/10.1016/j.media.2019.01.010",
     }
     tiny = {"image_size": 32, "levels": 2, "width": 4, "latent_dim": 4}
+    small = {"width": 8, "lr": 0.001, "encoder_lr": 0.001}
 
     generator: "Generator"
     critic: "Critic"

@@ -61,6 +61,7 @@ class FeatureAutoencoder(AnomalyModule):
     }
     checkpoint_format = "fae"
     tiny = {"image_size": 32, "weights": "random", "layers": ("layer0", "layer1"), "hidden_dims": (8, 16)}
+    small = {"backbone": "tf_efficientnet_lite0", "layers": ("bn1", "blocks.1", "blocks.2"), "lr": 0.001}
 
     extractor: FeatureExtractor
     encoder: nn.Sequential

@@ -50,6 +50,7 @@ class GANomaly(AnomalyModule):
     }
     expects = (-1.0, 1.0)
     tiny = {"image_size": 32, "width": 4, "latent_dim": 4}
+    small = {"width": 8, "lr": 0.001}
 
     encoder: nn.Sequential
     decoder: nn.Sequential

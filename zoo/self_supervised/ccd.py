@@ -51,6 +51,7 @@ class CCD(AnomalyModule):
         "url": "https://arxiv.org/abs/2103.03423",
     }
     tiny = {"image_size": 32, "backbone": "resnet10t"}
+    small = {"backbone": "resnet10t", "lr": 0.03}
 
     trunk: nn.Module
     projector: nn.Sequential

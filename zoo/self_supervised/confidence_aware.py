@@ -57,6 +57,7 @@ class ConfidenceAware(SyntheticSegmenter):
         "url": "https://arxiv.org/abs/2303.13227",
     }
     tiny = {"image_size": 32, "depth": 3, "width": 4, "samples": 2, "anomalies": (1, 3), "raters": (1, 2)}
+    small = {"depth": 3, "width": 8, "samples": 4}
 
     network: UNet
     kept_above: Tensor

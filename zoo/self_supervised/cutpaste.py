@@ -36,6 +36,7 @@ class CutPaste(AnomalyModule):
         "url": "https://arxiv.org/abs/2104.04015",
     }
     tiny = {"image_size": 32, "backbone": "resnet10t", "head_dims": (16,)}
+    small = {"backbone": "resnet10t"}
 
     trunk: nn.Module
     head: nn.Sequential

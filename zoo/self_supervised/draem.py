@@ -52,6 +52,7 @@ class Draem(SyntheticSegmenter):
         "url": "https://arxiv.org/abs/2108.07610",
     }
     tiny = {"image_size": 32, "reconstruction_width": 4, "width": 4, "depth": 3, "smoothing": 5}
+    small = {"reconstruction_width": 8, "width": 8, "depth": 3, "smoothing": 5, "lr": 0.001}
 
     reconstruction: nn.Sequential
     segmentation: UNet

@@ -43,6 +43,7 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
         "url": "https://arxiv.org/abs/2011.04197",
     }
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
+    small = {"widths": (8, 16, 32, 32)}
 
     rated_task: ClassVar[RatedTask] = "linear"
 

@@ -58,6 +58,7 @@ class Mood22(SyntheticSegmenter):
     }
     dims = (2, 3)
     tiny = {"image_size": 32, "depth": 3, "width": 4}
+    small = {"depth": 3, "width": 8}
 
     network: UNet
 

@@ -84,6 +84,7 @@ class MultiTaskUNet(AnomalyModule):
     expects = "z_scores"
     checkpoint_format = "many_tasks"
     tiny = {"image_size": 32, "depth": 3, "width": 4, "positions": 2, "num_train_tasks": 4}
+    small = {"depth": 4, "width": 8, "max_width": 64}
 
     network: UNet
 

@@ -66,6 +66,7 @@ class NaturalSyntheticAnomalies(SyntheticSegmenter):
         "url": "https://arxiv.org/abs/2109.15222",
     }
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
+    small = {"widths": (8, 16, 32, 32)}
 
     network: WideResidualSegmenter
 

@@ -25,6 +25,7 @@ class PoissonImageInterpolation(ForeignPatchInterpolation):
         "url": "https://arxiv.org/abs/2107.02622",
     }
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
+    small = {"widths": (8, 16, 32, 32)}
     rated_task = "interpolate"
 
     def interpolate(self, own: Tensor, other: Tensor, alpha: float, bounds: tuple[Tensor, Tensor]) -> Tensor:
