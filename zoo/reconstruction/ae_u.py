@@ -38,7 +38,7 @@ class UncertaintyAutoencoder(AnomalyModule):
         "url": "https://doi.org/10.1007/978-3-030-59725-2_51",
     }
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8}
-    small = {"lr": 0.001}
+    small = {"lr": 1e-3}
 
     network: DenseAutoencoder
 

@@ -47,7 +47,7 @@ class Autoencoder(AnomalyModule):
         "url": "https://arxiv.org/abs/2004.03271",
     }
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8}
-    small = {"lr": 0.001}
+    small = {"lr": 1e-3}
 
     network: DenseAutoencoder
 

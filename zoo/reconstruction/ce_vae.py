@@ -37,7 +37,7 @@ class ContextEncodingVAE(VariationalAutoencoder):
         "url": "https://arxiv.org/abs/1812.05941",
     }
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8}
-    small = {"lr": 0.001}
+    small = {"lr": 1e-3}
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class ConvolutionalAutoencoder(AnomalyModule):
         "url": "https://doi.org/10.1007/978-3-642-21735-7_7",
     }
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 2}
-    small = {"lr": 0.001}
+    small = {"lr": 1e-3}
 
     network: SpatialAutoencoder
 

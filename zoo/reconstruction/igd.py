@@ -80,6 +80,7 @@ class IGD(AnomalyModule):
         "local_width": 4,
         "refreshes": 1,
     }
+    small = {"backbone": "resnet10t", "weights": "random", "width": 8, "local_width": 4, "refreshes": 2, "lr": 0.001}
 
     scale: nn.ModuleDict
 

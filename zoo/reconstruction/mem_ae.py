@@ -46,7 +46,7 @@ class MemoryAutoencoder(AnomalyModule):
         "url": "https://arxiv.org/abs/1904.02639",
     }
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8, "slots": 10}
-    small = {"lr": 0.001}
+    small = {"lr": 1e-3}
 
     network: DenseAutoencoder | SpatialAutoencoder
 

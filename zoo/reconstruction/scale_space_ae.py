@@ -40,7 +40,7 @@ class ScaleSpaceAutoencoder(AnomalyModule):
         "url": "https://arxiv.org/abs/2006.12852",
     }
     tiny = {"image_size": 32, "bands": 2, "hidden_dims": (4, 8), "latent_dim": 2}
-    small = {"lr": 0.001}
+    small = {"lr": 1e-3}
 
     networks: nn.ModuleList
 

@@ -53,7 +53,7 @@ class VariationalAutoencoder(AnomalyModule):
         "url": "https://arxiv.org/abs/1907.02796",
     }
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8}
-    small = {"lr": 0.001}
+    small = {"lr": 1e-3}
     scores_with_gradient = True
 
     network: DenseAutoencoder

@@ -48,6 +48,7 @@ class CRADL(AnomalyModule):
         "url": "https://arxiv.org/abs/2301.02126",
     }
     tiny = {"image_size": 32, "hidden_dims": (4, 8), "latent_dim": 4, "components": (1, 2)}
+    small = {"hidden_dims": (16, 32, 64, 64), "latent_dim": 64, "lr": 1e-3}
     scores_with_gradient = True
 
     encoder: nn.Sequential
