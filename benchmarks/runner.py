@@ -1,12 +1,9 @@
 """Runs cells in subprocesses of their own: what crashes, hangs or eats the memory fails alone."""
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import zlib
@@ -29,7 +26,7 @@ from benchmarks.resources import (
 )
 from benchmarks.results import read_cell, read_json
 from zoo.errors import UserError
-from zoo.files import write_text
+from zoo.files import held, write_text
 
 POLL_SECONDS = 0.02
 _INTERRUPTIONS = ("killed by", "took longer", "used more", "members not finished", "asks for")  # not the cell's mistake
@@ -141,21 +138,12 @@ def exclusive(out: Path) -> Iterator[None]:
     Raises:
         UserError: another runner holds it, or the folder cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise UserError(f"--out {out}: in use by {owner}; wait for it or give another folder") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        lock.flush()
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(out))
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
         yield
 
 

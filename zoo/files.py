@@ -2,10 +2,15 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from zoo.errors import UserError
 
 _DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz", ".ome.tif", ".ome.tiff", ".tar.gz", ".tar.bz2", ".tar.xz")
 
@@ -48,6 +53,30 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
     """Write a UTF-8 text file, whole or not at all; see :func:`whole`."""
     with whole(path, shared=shared) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; the system lets go of it when the process ends, however it does.
+
+    Args:
+        folder: exists; the lock is its file ``.lock``.
+
+    Raises:
+        UserError: another process holds it; the message tells which.
+        OSError: it cannot be written.
+    """
+    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked loader workers do not inherit it
+        except (BlockingIOError, PermissionError):
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise UserError(f"{folder}: in use by {owner}; wait for it or end it") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
+        yield
 
 
 def _remove(path: Path) -> None:

@@ -162,13 +162,18 @@ class AnomalyMetrics(Callback):
         self._finish(pl_module, "val/", quiet=trainer.sanity_checking)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute, log, write ``metrics.json`` and print."""
+        """Compute, log, write ``scores.csv`` and print."""
         self.images_per_second = len(self._items) * trainer.world_size / max(self._seconds, 1e-9)
         self._finish(pl_module, "")
         if trainer.is_global_zero:
             if self.output is not None:
-                self._write(Path(self.output))
+                self._write_scores(Path(self.output).with_name("scores.csv"))
             self._print()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``metrics.json``, after all other outputs of the test: where it is, they are."""
+        if trainer.is_global_zero and self.output is not None:
+            self._write(Path(self.output))
 
     def _finish(self, module: LightningModule, prefix: str, quiet: bool = False) -> None:
         items, reasons = self._gather()
@@ -265,7 +270,9 @@ class AnomalyMetrics(Callback):
         if self.intervals:
             content["certified_intervals"] = self.intervals
         write_text(path, json.dumps(content, indent=2) + "\n")
-        with whole(path.with_name("scores.csv")) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+
+    def _write_scores(self, path: Path) -> None:
+        with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             known = [name for name in STATISTICS if all(np.isfinite(row[name]) for row in self.records)]
             known += [] if self.records and "copy_of" not in self.records[0] else ["copy_of"]
             columns = ("id", "subject", "label", "score", *known)

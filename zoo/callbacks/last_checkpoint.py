@@ -10,13 +10,16 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from zoo.checkpoints.saving import WholeFileIO
 
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every few minutes, when the training ends, on Ctrl-C and on SIGTERM.
 
-    The file is written under another name and renamed, so that it is always whole. The first Ctrl-C finishes the batch,
-    saves and stops; the second one stops at once.
+    Checkpoints are written under another name and renamed, so that they are always whole. Ctrl-C and SIGTERM finish the
+    batch of training or validation, save and stop; a second Ctrl-C stops at once.
 
     Args:
         folder: where ``last.ckpt`` goes; set by the command line to the run's ``checkpoints``.
@@ -26,49 +29,66 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: str | None = None, minutes: float = 5.0) -> None:
         self.folder, self.minutes = folder, minutes
         self._saved = 0.0
-        self._interrupted = False
-        self._handler: Any = None
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
 
     def place_outputs(self, run: Path, results: Path, stage: str) -> None:
         """Into the run's ``checkpoints``."""
         self.folder = self.folder or str(run / "checkpoints")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock and listen to Ctrl-C."""
-        self._saved, self._interrupted = time.monotonic(), False
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._on_interrupt)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let this and all other checkpoints of the fit be written whole."""
+        if stage == "fit":
+            trainer.strategy.checkpoint_io = WholeFileIO()
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock and listen to Ctrl-C and SIGTERM."""
+        self._saved, self._signal = time.monotonic(), None
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {one: signal.signal(one, self._on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._interrupted = True
-        rank_zero_info("stopping after this batch; Ctrl-C again stops at once")
+        self._signal = number
+        if number == signal.SIGINT:
+            rank_zero_info("stopping after this batch; Ctrl-C again stops at once")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Save when it is time or when the process is asked to end."""
-        stopping = self._interrupted or trainer.received_sigterm
-        due = time.monotonic() - self._saved >= 60 * self.minutes
-        if stopping or (trainer.strategy.broadcast(due) if trainer.world_size > 1 else due):
+        """Save when it is time or when the process is asked to end.
+
+        After the last batch only :meth:`on_train_end` saves, once the validation that is still to come is done.
+        """
+        stop, due = self._signal is not None, time.monotonic() - self._saved >= 60 * self.minutes
+        if trainer.world_size > 1:  # all processes, or they would wait for one another
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+            due = trainer.strategy.broadcast(due)
+        if (stop or due) and not trainer.should_stop:
             self._save(trainer)
-        if self._interrupted:
-            raise KeyboardInterrupt
+        if stop and not trainer.should_stop:
+            self._stop()
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """A long validation does not keep a request to end waiting; resumed, it starts from its beginning."""
+        if self._signal is not None and trainer.world_size == 1 and not trainer.sanity_checking:
+            if not trainer.should_stop:
+                self._save(trainer)
+            self._stop()
+
+    def _stop(self) -> None:
+        raise KeyboardInterrupt if self._signal == signal.SIGINT else SIGTERMException
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the result."""
         self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
     def _save(self, trainer: Trainer) -> None:
         assert self.folder is not None
-        partial, final = Path(self.folder, ".partial-last.ckpt"), Path(self.folder, "last.ckpt")
-        trainer.save_checkpoint(partial, weights_only=False)
-        if trainer.is_global_zero:
-            partial.replace(final)
-        trainer.strategy.barrier()
+        trainer.save_checkpoint(Path(self.folder, "last.ckpt"), weights_only=False)
         self._saved = time.monotonic()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import file_digest
@@ -50,6 +51,21 @@ def attach_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
     content["uad_zoo"]["calibration"] = dict(calibration)
     with whole(path) as partial, partial.open("wb") as stream:
         torch.save(content, stream)
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Lightning's way to write checkpoints, but beside their place instead of through the temporary folder.
+
+    A local file is whole or absent, and a failure names it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; see there."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with whole(Path(path)) as partial, partial.open("wb") as stream:
+            torch.save(checkpoint, stream)
 
 
 def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, str] | None = None) -> None:

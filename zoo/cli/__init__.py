@@ -1,7 +1,13 @@
 """The commands ``lightning`` and ``zoo``: one program. Only the command that was asked for is imported."""
 
+import contextlib
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
 
 from zoo.errors import UserError
 
@@ -89,15 +95,20 @@ def main(argv: list[str] | None = None) -> int:
         print(_FIT_HELP, end="")
         return 0
     try:
-        return _run(argv)
+        with _listening():
+            return _run(argv)
     except UserError as error:
         return _complain(str(error))
     except BrokenPipeError:  # the reader, `head` for example, has had enough
         return 0
     except OSError as error:
         if error.filename is None:
-            raise
+            traceback.print_exc()
+            return 1
         return _complain(f"{error.filename}: {error.strerror or error}")
+    except _Terminated:
+        print("interrupted", file=sys.stderr)
+        return 143
     except SystemExit as error:  # argparse has told the mistake
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 2
     except KeyboardInterrupt:
@@ -108,10 +119,32 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+class _Terminated(SystemExit):
+    """SIGTERM: files in the making are removed, and the program ends with 143."""
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    """Let SIGTERM end the program as Ctrl-C does, unless somebody listens to it already."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated(128 + number)
+
+
 def _run(argv: list[str]) -> int:
     match argv[0]:
         case "fit" | "validate" | "test" | "predict":
-            from zoo.cli import running
+            with _told_of_broken_packages():
+                from zoo.cli import running
 
             return running.main(argv)
         case "models":
@@ -140,6 +173,22 @@ def _run(argv: list[str]) -> int:
             return checkpoints.main(argv)
         case _:
             raise UserError(_unknown_command(argv[0]))
+
+
+@contextlib.contextmanager
+def _told_of_broken_packages() -> Iterator[None]:
+    """Say in a sentence which installed package cannot be imported."""
+    try:
+        yield
+    except Exception as error:  # what a half-installed package raises
+        frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        found = [Path(name).parts for name in frames if "site-packages" in Path(name).parts]
+        package = getattr(error, "name", None) or (found[-1][found[-1].index("site-packages") + 1] if found else "?")
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the package {package} is missing or broken ({type(error).__name__}: {reason}): install it again, or "
+            "uninstall it where it is optional"
+        ) from error
 
 
 def _complain(message: str) -> int:

@@ -29,7 +29,7 @@ def main(folder: Path) -> int:
     if read_json(folder.parents[1] / PLAN_FILE).get("selection"):
         callbacks.append(Selection(folder))
     try:
-        return run(["fit", "--run", str(folder)], callbacks)
+        return run(["fit", "--run", str(folder), "--trust"], callbacks)
     except UserError as error:
         print(f"error: {error}")
         return 2

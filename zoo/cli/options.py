@@ -1,6 +1,6 @@
 """Options of the commands: short names, configuration files, and mistakes told in a sentence."""
 
-import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -21,8 +21,11 @@ from zoo.run_folder import Run, open_run
 MODE = "zoo"
 
 
-def take_run(options: list[str]) -> tuple[list[str], Run | None]:
-    """Take ``--run FOLDER`` out of the options.
+def take_run(options: list[str]) -> tuple[list[str], Run | None, bool]:
+    """Take ``--run FOLDER`` and ``--trust`` out of the options.
+
+    Returns:
+        The other options, the run, and whether its configuration may name any class.
 
     Raises:
         UserError: no run in the folder.
@@ -34,13 +37,16 @@ def take_run(options: list[str]) -> tuple[list[str], Run | None]:
         key, equals, value = word.partition("=")
         if key == "--run":
             folder = value if equals else next(words, "")
-        else:
+        elif word != "--trust":
             rest.append(word)
+    trust = "--trust" in options
     if folder is None:
-        return rest, None
+        if trust:
+            raise UserError("--trust belongs to --run FOLDER; a file given by --config is your own")
+        return rest, None, False
     if not folder:
         raise UserError("--run needs the folder of a run, for example --run runs/fae-medmnist-001")
-    return rest, open_run(Path(folder))
+    return rest, open_run(Path(folder)), trust
 
 
 # ---- names --------------------------------------------------------------------------------------------------------
@@ -71,14 +77,9 @@ def data_class(name: str) -> str:
 
 
 def _foreign(class_path: str) -> bool:
-    """Whether the path leads to a class outside this package."""
-    module, _, name = class_path.rpartition(".")
-    if not module or module.split(".")[0] in ("zoo", "datamodules"):
-        return False
-    try:
-        return hasattr(importlib.import_module(module), name)
-    except ImportError:
-        return False
+    """Whether the path leads outside this package, to a package that there is; it is not imported for that."""
+    top, dot, _ = class_path.partition(".")
+    return bool(dot) and top not in ("zoo", "datamodules") and importlib.util.find_spec(top) is not None
 
 
 _RESOLVERS: dict[str, Callable[[str], str]] = {"model": method_class, "data": data_class}

@@ -5,11 +5,12 @@ import logging
 import re
 import resource
 import shutil
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ from zoo.checkpoints.loading import same_backbone
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.cli.calibrate import calibrate_after_fit, find_calibration
 from zoo.cli.options import MODE, Parser, resolve_names, take_run, use_short_names, with_place
+from zoo.cli.trust import check_run
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
 from zoo.errors import UserError
-from zoo.files import write_text
+from zoo.files import held, write_text
 from zoo.module import AnomalyModule
 from zoo.nn.features import weights_follow
 from zoo.registry import Method, methods
@@ -64,7 +66,9 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
         UserError: any mistake in options, configuration or data.
     """
     quieten()
-    command, options, run = argv[0], *take_run(argv[1:])
+    command, options, run, trust = argv[0], *take_run(argv[1:])
+    if run is not None and not trust:
+        check_run(run)
     if options == ["--help", "all"]:
         options = ["--help"]
     arguments = [command]
@@ -74,10 +78,21 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
     use_short_names()
     call = Call(run, list(callbacks), calibrate=calibrate)
     try:
-        ZooCLI(arguments + resolved, call)
-    except (UserError, MisconfigurationException) as error:
+        with call.holding:
+            ZooCLI(arguments + resolved, call)
+    except Interrupted as stop:
+        if command == "fit" and stop.folder is not None:
+            print(f"interrupted; resume with: lightning fit --run {stop.folder}", file=sys.stderr)
+        else:
+            print("interrupted", file=sys.stderr)
+        return 128 + stop.signal
+    except Exception as error:
         if call.made is not None and not (call.made / "checkpoints").exists():  # a mistake leaves nothing behind
             shutil.rmtree(call.made, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None and call.folder is not None:  # a logger's, mostly
+            raise OSError(error.errno, error.strerror or str(error), str(call.folder)) from error
+        if not isinstance(error, UserError | MisconfigurationException):
+            raise
         message = str(error) if isinstance(error, UserError) else " ".join(str(error).split())
         raise UserError(with_place(message, files)) from error
     return 0
@@ -90,14 +105,31 @@ class Call:
     Attributes:
         run: the run of ``--run``.
         callbacks: added to the trainer's.
-        made: the new run folder.
+        folder: of the run.
+        made: the same, if it is new.
+        holding: ends with the call: it lets go of the run folder.
         calibrate: called with trainer, model, data and checkpoint in the place of a prediction.
     """
 
     run: Run | None
     callbacks: list[Callback]
+    folder: Path | None = None
     made: Path | None = None
     calibrate: Callable[[Trainer, AnomalyModule, AnomalyDataModule, Path], None] | None = None
+    holding: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM has ended the command.
+
+    Attributes:
+        signal: its number.
+        folder: of the run, once there is one.
+    """
+
+    def __init__(self, signal: int, folder: Path | None) -> None:
+        super().__init__(signal)
+        self.signal, self.folder = signal, folder
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
@@ -165,7 +197,9 @@ class ZooCLI(LightningCLI):
         self.config = parser.parse_args(args)
         self._given = self.config[self.config["subcommand"]]
         if self.run is not None:
+            self._given.trainer.default_root_dir = str(self.run.folder)
             stored = parser.parse_args([args[0], "--config", str(self.run.config)])
+            stored[args[0]].trainer.default_root_dir = str(self.run.folder)
             self._refuse_differences(stored[args[0]])
 
     def _refuse_differences(self, stored: jsonargparse.Namespace) -> None:
@@ -206,7 +240,10 @@ class ZooCLI(LightningCLI):
             self._check_start()
         self.text = self._config_text()
         self.folder = self._make_folder() if _get_rank() in (None, 0) else None
+        self.call.folder = self.folder
         if self.folder is not None:
+            if self.subcommand in ("fit", "test"):  # they write the run's own files
+                self.call.holding.enter_context(held(self.folder))
             self._place_loggers(self.folder)
 
     def _check_start(self) -> None:
@@ -270,8 +307,13 @@ class ZooCLI(LightningCLI):
             trainer_config.logger = CSVLogger(self.folder, name="logs")
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+            for logger in trainer.loggers:  # a package that is missing or broken shows now
+                _ = getattr(logger, "experiment", None)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # loggers and plugins raise what they like
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"trainer: {reason or type(error).__name__}") from error
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         own: list[Callback] = [_PlaceOutputs(self), *self.call.callbacks]
         if self.subcommand == "fit":
@@ -297,8 +339,12 @@ class ZooCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         follow = self.checkpoint is not None or (subcommand == "fit" and self._brings_backbone())
-        with weights_follow() if follow else contextlib.nullcontext():
-            getattr(self, f"run_{subcommand}")()
+        try:
+            with weights_follow() if follow else contextlib.nullcontext():
+                getattr(self, f"run_{subcommand}")()
+        except SystemExit as error:  # Lightning's way to end after Ctrl-C and SIGTERM
+            number = signal.SIGINT if isinstance(error.__context__, KeyboardInterrupt) else signal.SIGTERM
+            raise Interrupted(number, self.folder) from error
 
     def _brings_backbone(self) -> bool:
         """Whether a new fit starts from a model of the same method with the same backbone, whose weights it brings."""
@@ -410,6 +456,13 @@ class _PlaceOutputs(Callback):
                 callback.dirpath = str(run / "checkpoints")
                 callback.filename = callback.filename or "best"
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let the best checkpoints be those beside this one: a run may have been moved, and a file may say anything."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint.get("callbacks", {}).get(getattr(callback, "state_key", None))
+            if isinstance(callback, ModelCheckpoint) and isinstance(state, dict) and callback.dirpath is not None:
+                _settle_in(state, Path(callback.dirpath))
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say in ``metrics.json`` what was tested."""
         metrics = _find(trainer, AnomalyMetrics)
@@ -418,6 +471,21 @@ class _PlaceOutputs(Callback):
             "fit_seconds": getattr(self.cli, "fit_seconds", None),
             "peak_memory_bytes": peak_memory(pl_module.device),
         }
+
+
+def _settle_in(state: dict[str, Any], folder: Path) -> None:
+    """Lead the paths in a ``ModelCheckpoint``'s state into its folder; those that are not there are forgotten."""
+
+    def moved(path: Any) -> str:
+        here = folder / Path(str(path)).name
+        return str(here) if path and here.is_file() else ""
+
+    state["dirpath"] = str(folder)
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved(state.get(key))
+    kept = state.get("best_k_models")
+    kept = kept if isinstance(kept, dict) else {}
+    state["best_k_models"] = {moved(path): score for path, score in kept.items() if moved(path)}
 
 
 def peak_memory(device: torch.device) -> int:
