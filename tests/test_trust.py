@@ -14,9 +14,12 @@ from zoo.cli.trust import check_run
 from zoo.errors import UserError
 from zoo.run_folder import open_run
 
-EVIL = (
-    "from pathlib import Path\nPath('ran').touch()\nclass Evil:\n    def __init__(self, *a, **k): Path('ran').touch()\n"
-)
+EVIL = """
+from pathlib import Path
+Path("ran").touch()
+class Evil:
+    def __init__(self, *arguments, **keywords): Path("ran").touch()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +210,7 @@ def test_links_that_lead_out(run, tmp_path, capsys):
     assert not list((tmp_path / "outside").iterdir())
 
 
-def test_an_unknown_module_is_not_imported_to_test_its_name(run, capsys):
-    assert main(["fit", "--config", "models/fae", "--data", "evilmodule.Nothing", "--print_config"]) == 2
+def test_an_unknown_package_is_named(run, capsys):
     assert main(["fit", "--model", "no.such.Module", "--data", "Folder"]) == 2
     assert "no.such.Module" in capsys.readouterr().err
 
@@ -235,8 +237,7 @@ def test_what_lightning_writes_of_allowed_classes_is_allowed(good, tmp_path, mon
         _class(_STOPPING, monitor="val/synthetic_pixel_ap", mode="max"),
         _class(f"{_LIGHTNING}.callbacks.ModelCheckpoint", monitor="val/synthetic_pixel_ap", mode="max"),
         _class(f"{_LIGHTNING}.callbacks.LearningRateMonitor"),
-        _class(f"{_LIGHTNING}.callbacks.StochasticWeightAveraging", swa_lrs=0.1),
-        _class(f"{_LIGHTNING}.callbacks.Timer", duration="00:01:00:00"),
+        _class(f"{_LIGHTNING}.callbacks.StochasticWeightAveraging", swa_lrs=0.1, device="cpu"),
         _class(f"{_LIGHTNING}.callbacks.TQDMProgressBar"),
         _class("zoo.callbacks.uncertainty.UncertaintyCurves"),
     ]

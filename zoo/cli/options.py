@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def data_class(name: str) -> str:
 def _foreign(class_path: str) -> bool:
     """Whether the path leads outside this package, to a package that there is; it is not imported for that."""
     top, dot, _ = class_path.partition(".")
-    return bool(dot) and top not in ("zoo", "datamodules") and importlib.util.find_spec(top) is not None
+    if not (top and dot) or top in ("zoo", "datamodules"):
+        return False
+    return top in sys.modules or importlib.util.find_spec(top) is not None
 
 
 _RESOLVERS: dict[str, Callable[[str], str]] = {"model": method_class, "data": data_class}

@@ -25,14 +25,16 @@ _LIGHTNING = {
         "RichModelSummary": "max_depth",
         "StochasticWeightAveraging": "swa_lrs swa_epoch_start annealing_epochs annealing_strategy device",
         "TQDMProgressBar": "refresh_rate process_position leave",
-        "Timer": "duration interval verbose",
     },
     "loggers": {
         "CSVLogger": "save_dir name version prefix flush_logs_every_n_steps",
         "TensorBoardLogger": "save_dir name version log_graph default_hp_metric prefix",
         "WandbLogger": "save_dir name version offline id anonymous project prefix add_file_policy",
     },
-    "strategies": {"DDPStrategy": "process_group_backend timeout start_method find_unused_parameters static_graph"},
+    "strategies": {
+        "DDPStrategy": "process_group_backend timeout start_method find_unused_parameters static_graph dim init_sync "
+        "broadcast_buffers bucket_cap_mb check_reduction gradient_as_bucket_view skip_all_reduce_unused_params"
+    },
 }
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 _CLASSES = {"callbacks": "callbacks", "logger": "loggers", "strategy": "strategies"}  # key of the trainer: package
