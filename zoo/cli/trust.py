@@ -76,7 +76,7 @@ class _NotPlainError(Exception):
 
 
 def _check_part(key: str, part: Any) -> None:
-    if key in _OF_THE_CALL:
+    if key in _OF_THE_CALL and part is not None:
         raise _NotPlainError(f"{key} belongs to a call, not to a run")
     if key in ("model", "data"):
         path, arguments = _class(key, part)
