@@ -151,6 +151,47 @@ def test_import_mistakes_are_one_line(capsys, command, message):
     assert not Path("x.ckpt").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["heads=abc"], "heads"),
+        (["heds=4"], "mae has no argument 'heds'; nearest: heads"),
+        (["image_size=[64,abc]"], "image_size"),
+        (["heads=5", "decoder_heads=4"], "the model cannot be run with these arguments"),
+    ],
+)
+def test_arguments_of_an_import_are_checked_before_a_file_is_written(capsys, settings, message):
+    entries = json.loads((GOLDEN / "mae" / "state_dict_keys_small.json").read_text())["tensors"]
+    torch.save({"model": filled(entries)}, "mae.pth")
+    options = [word for one in settings for word in ("--set", one)]
+    assert main(["import", "mae.pth", "--model", "mae", "--out", "x.ckpt", *options]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+    assert not Path("x.ckpt").exists()
+
+
+def test_guessed_heads_are_told(capsys):
+    entries = json.loads((GOLDEN / "mae" / "state_dict_keys_small.json").read_text())["tensors"]
+    torch.save({"model": filled(entries)}, "mae.pth")
+    model, told = imported(capsys, "mae.pth", "--model", "mae")
+    assert f"guessed heads={model.hparams['heads']}" in told
+    assert "guessed decoder_heads=" in told
+    Path("ours.ckpt").unlink()
+    assert "guessed" not in imported(capsys, "mae.pth", "--model", "mae", *SMALL_MAE)[1]
+
+
+def test_what_the_user_gives_need_not_be_in_the_file(capsys):
+    """FAE's image size and layers stand in a configuration that a bare state dict lacks."""
+    golden = json.loads((GOLDEN / "fae" / "state_dict_keys.json").read_text())
+    torch.save({"model_state_dict": filled(golden["state_dict"])}, "last.pt")
+    assert main(["import", "last.pt", "--format", "fae", "--out", "x.ckpt"]) == 2
+    assert "image_size" in capsys.readouterr().err
+    layers = f"layers={list(golden['config']['extractor_cnn_layers'])}"
+    model, _ = imported(capsys, "last.pt", "--format", "fae", "--image_size", "128", "--set", layers)
+    assert model.image_size == (128, 128)
+
+
 def test_conflicting_shapes_are_named(capsys):
     entries = json.loads((GOLDEN / "mae" / "state_dict_keys_small.json").read_text())["tensors"]
     torch.save({"model": filled(entries)}, "mae.pth")

@@ -8,7 +8,7 @@ from zoo.checkpoints.bounds import bounded, check_image_size
 from zoo.checkpoints.reading import flatten, read_checkpoint
 from zoo.checkpoints.sources import fetch
 from zoo.errors import UserError
-from zoo.registry import Method, find, load_class, methods, nearest
+from zoo.registry import Method, arguments, find, load_class, methods, nearest
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
@@ -49,7 +49,7 @@ def import_checkpoint(
         with bounded(str(source), path.stat().st_size):
             if not cls.recognises(checkpoint):
                 continue
-            found = cls.from_original(checkpoint, **init_args)
+            found = cls.from_original(checkpoint, **_checked(method, init_args))
             check_image_size(str(source), found.image_size)
             return found
     if "uad_zoo" in checkpoint:
@@ -87,6 +87,7 @@ def _around_backbone(path: Path, model: str | None, init_args: dict[str, Any]) -
         )
     method = find(model)
     cls: Any = load_class(method.name)
+    init_args = _checked(method, init_args)
     if method.checkpoint_format == "mae":
         from zoo.nn.backbone_weights import transformer_names
 
@@ -96,12 +97,34 @@ def _around_backbone(path: Path, model: str | None, init_args: dict[str, Any]) -
             raise UserError(f"{path}: {model} takes a vision transformer of timm or torchvision, found {found}")
         with bounded(str(path), path.stat().st_size):
             return cls.from_original(tensors, **init_args)
-    arguments = {**init_args, "weights": str(path)}
-    try:
-        made = cls(**arguments)
-    except TypeError as error:
-        raise UserError(
-            f"{model} cannot take a backbone's weights: {str(error).rpartition('__init__() ')[2]}"
-        ) from error
+    if "weights" not in arguments(cls):
+        raise UserError(f"{model} cannot take a backbone's weights: it has no argument weights")
+    made = cls(**{**init_args, "weights": str(path)})
     made.configure_model()
     return made
+
+
+def _checked(method: Method, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the user, of the types of the method's constructor.
+
+    Raises:
+        UserError: unknown, or of another type.
+    """
+    import jsonargparse
+
+    cls = load_class(method.name)
+    known = arguments(cls)
+    for key in given:
+        if key not in known:
+            close = nearest(key, known) or list(known)
+            raise UserError(f"{method.name} has no argument '{key}'; nearest: {', '.join(close)}")
+    if not given:
+        return {}
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "model", skip={key for key in known if key not in given})
+    try:
+        found = parser.parse_object({"model": given})["model"].as_dict()
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rpartition("Parser key ")[2]
+        raise UserError(f"{method.name}: {reason}") from error
+    return {key: found[key] for key in given}

@@ -54,23 +54,46 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _import(arguments: argparse.Namespace) -> int:
+    log, handler = logging.getLogger("zoo"), logging.StreamHandler(sys.stdout)
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)  # tells which tensors were filled, new or ignored
+    try:
+        return _make_checkpoint(arguments)
+    finally:
+        log.removeHandler(handler)
+
+
+def _make_checkpoint(arguments: argparse.Namespace) -> int:
     from zoo.checkpoints.importing import import_checkpoint
     from zoo.checkpoints.saving import save_checkpoint
 
-    log = logging.getLogger("zoo")  # tells which tensors were filled, new or ignored
-    log.setLevel(logging.INFO)
-    log.addHandler(logging.StreamHandler(sys.stdout))
     size = arguments.image_size
     more: dict[str, Any] = {} if size is None else {"image_size": size[0] if len(size) == 1 else tuple(size)}
     output = _new(arguments.output)
     more |= dict(_setting(text) for text in arguments.set)
     model = import_checkpoint(arguments.source, arguments.format, arguments.model, **more)
+    if arguments.format != "timm":  # around a backbone the method still has to be fitted
+        _try(model, arguments.source)
     file = Path(arguments.source.partition("#")[0]).name
     save_checkpoint(model, output, {"format": _format(model, arguments.format), "file": file})
     print(f"{model.method().name}, images of {model.in_channels} x {model.image_size}: {output}")
     if arguments.format == "timm" and "weights" in model.hparams:
         print(f"only its backbone is filled; to fit the method: lightning fit ... --model.weights {arguments.source}")
     return 0
+
+
+def _try(model: "AnomalyModule", source: str) -> None:
+    """One blank image through the model, so that arguments that cannot be right are told before a file is written."""
+    import torch
+
+    try:
+        prediction = model.eval()(torch.zeros(1, model.in_channels, *model.image_size))
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        told = f"{source}: the model cannot be run with these arguments (--set, --image_size): {reason}"
+        raise UserError(told) from error
+    if not torch.isfinite(prediction.anomaly_score).all():
+        raise UserError(f"{source}: the score of a blank image is not finite; the file or the arguments are wrong")
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -182,7 +182,7 @@ class FeatureAutoencoder(AnomalyModule):
         found = checkpoint.get("config", {})
         config: Mapping[str, Any] = found if isinstance(found, Mapping) else vars(found)
         try:
-            arguments = {**_read_arguments(tensors, config), **init_args}
+            arguments = {**_read_arguments(tensors, config, init_args), **init_args}
         except KeyError as error:
             raise UserError(
                 f"FAE checkpoint: tensor or option {error} is missing; expected the authors' last.pt"
@@ -206,15 +206,18 @@ def _draw_features(channels: int, share: float) -> Tensor:
     return kept
 
 
-def _read_arguments(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_arguments(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the file tells of the arguments; what the user gives need not be in it."""
     widths: list[int] = []
     while (key := f"ae.enc.encoder_layer_{len(widths)}.encoder_conv_{len(widths)}.weight") in tensors:
         widths.append(tensors[key].shape[0])
     kept = tensors["extractor.feature_mask"]
     return {
-        "image_size": config["image_size"],
+        "image_size": given["image_size"] if "image_size" in given else config["image_size"],
         "in_channels": 1,
-        "layers": tuple(config["extractor_cnn_layers"]),
+        "layers": given["layers"] if "layers" in given else tuple(config["extractor_cnn_layers"]),
         "hidden_dims": tuple(widths),
         "dropout": float(config.get("dropout", 0.1)),
         "loss": config.get("loss_fn", "ssim"),

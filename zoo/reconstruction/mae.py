@@ -21,7 +21,7 @@ from zoo.nn.vit import Masking, patchify, random_masking, unpatchify
 from zoo.scoring.ms_ssim import ms_ssim, ms_ssim_error_map
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HEADS = {1280: 16, 512: 16}  # the released models whose heads are not 64 wide
+_HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}  # the released encoders' widths, and the decoders'
 _log = logging.getLogger(__name__)
 
 
@@ -262,7 +262,7 @@ class MaskedAutoencoder(AnomalyModule):
             UserError: shapes that do not fit the arguments.
         """
         source = dict(checkpoint.get("model", checkpoint))
-        model = cls(**{**_read_shapes(source), **init_args})
+        model = cls(**{**_read_shapes(source, init_args), **init_args})
         model.configure_model()
         own = model.network.state_dict()
         fixed = ("pos_embed", "decoder_pos_embed")  # recomputed
@@ -272,17 +272,30 @@ class MaskedAutoencoder(AnomalyModule):
         return model
 
 
-def _read_shapes(source: Mapping[str, Tensor]) -> dict[str, Any]:
+def _read_shapes(source: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that the shapes tell; the numbers of heads, which none tells, only where they are not given."""
     width, _, patch, _ = source["patch_embed.proj.weight"].shape
     side = patch * math.isqrt(source["pos_embed"].shape[1] - 1) if "pos_embed" in source else 224
     found: dict[str, Any] = {"image_size": side, "in_channels": 3, "patch_size": patch, "width": width}
     found["depth"] = len({key.split(".")[1] for key in source if key.startswith("blocks.")})
-    found["heads"] = _HEADS.get(width, max(1, width // 64))
+    if "heads" not in given:
+        found["heads"] = _heads("heads", width, 64)
     if "decoder_embed.weight" in source:
         decoder = source["decoder_embed.weight"].shape[0]
-        found["decoder_width"], found["decoder_heads"] = decoder, _HEADS.get(decoder, max(1, decoder // 32))
+        found["decoder_width"] = decoder
+        if "decoder_heads" not in given:
+            found["decoder_heads"] = _heads("decoder_heads", decoder, 32)
         found["decoder_depth"] = len({key.split(".")[1] for key in source if key.startswith("decoder_blocks.")})
     return found
+
+
+def _heads(name: str, width: int, of_head: int) -> int:
+    """Attention heads of the released model of this width; others are guessed, and said, for no tensor tells them."""
+    if width in _HEADS:
+        return _HEADS[width]
+    guess = max(1, width // of_head)
+    _log.warning("MAE checkpoint: no released model is %d wide; guessed %s=%d (--set %s=N)", width, name, guess, name)
+    return guess
 
 
 def _adapt(key: str, value: Tensor, own: Tensor) -> Tensor:
