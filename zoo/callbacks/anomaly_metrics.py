@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from zoo.callbacks.case_evaluation import Image, evaluate_cases, gather_images, lesion_candidates, told
 from zoo.callbacks.shortcut_audit import ShortcutAudit
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
@@ -20,7 +21,7 @@ from zoo.metrics.functional import evaluate
 from zoo.metrics.pixels import PixelTally
 from zoo.metrics.protocols import Tested, figures
 from zoo.metrics.ranking import Array, Evaluated
-from zoo.metrics.shortcuts import STATISTICS
+from zoo.metrics.shortcuts import PIXEL_STATISTICS, STATISTICS, image_statistics
 from zoo.metrics.table import TABLE, Level, Protocol, metrics_of
 
 
@@ -61,6 +62,9 @@ class AnomalyMetrics(Callback):
             ``copy_of``: the training image that it looks like, or empty.
         shortcuts: after a test the pixel metrics of maps that need no method, by their names.
         extra: keys merged into ``metrics.json``.
+        rule: of the decisions; with ``calibration``, ``run`` and ``problem`` (why one that is there cannot be used) it is
+            set by the command line.
+        decision: after a test, what the rule does to its cases (:mod:`zoo.callbacks.case_evaluation`).
         images_per_second: of the method alone, without loading and metrics.
     """
 
@@ -76,6 +80,7 @@ class AnomalyMetrics(Callback):
         self.protocol, self.neighbours = protocol, neighbours
         self.rule, self.run, self.problem = Rule(), "this model", ""
         self.calibration: Calibration | None = None
+        self.decision: dict[str, Any] = {}
         self.results: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.units: dict[str, dict[str, int]] = {}
@@ -91,6 +96,8 @@ class AnomalyMetrics(Callback):
         self._audit: ShortcutAudit | None = None
         self._healthy: Array | None = None
         self._maps_without_masks = False
+        self._tested: list[Image] = []
+        self._with_spacing, self._dims = False, 2
         self._seconds = 0.0
 
     def place_outputs(self, run: Path, results: Path, stage: str) -> None:
@@ -154,8 +161,24 @@ class AnomalyMetrics(Callback):
                 kept = list(zip(*arrays, strict=True))
         subjects = batch.get("subject") or [""] * len(scores)
         statistics = [()] * len(scores) if self._audit is None else self._audit.statistics(batch)
+        if trainer.testing:
+            self._keep_cases(outputs, batch, names, scores)
         rows = zip(names, labels, scores, subjects, statistics, slices, kept, strict=True)
         self._items += [_Item(*row) for row in rows]
+
+    def _keep_cases(self, outputs: Any, batch: Any, names: list[str], scores: list[float]) -> None:
+        """What the evaluation of the decision needs of a tested batch."""
+        inside = batch.get("foreground")
+        found = image_statistics(batch["image"].cpu().numpy(), None if inside is None else inside.cpu().numpy())
+        statistics = zip(*(found[name].tolist() for name in PIXEL_STATISTICS), strict=True)
+        volumes = batch.get("volume") or names
+        subjects = batch.get("subject") or [""] * len(names)
+        cases = batch.get("case") or [subject or volume for subject, volume in zip(subjects, volumes, strict=True)]
+        groups = batch.get("group") or [""] * len(names)
+        lesions = lesion_candidates(outputs, batch, self.calibration)
+        rows = zip(names, cases, batch["label"].tolist(), scores, groups, statistics, lesions, strict=True)
+        self._tested += [Image(*row) for row in rows]
+        self._with_spacing, self._dims = "spacing" in batch, batch["image"].ndim - 2
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log under ``val/``."""
@@ -165,6 +188,11 @@ class AnomalyMetrics(Callback):
         """Compute, log, write ``scores.csv`` and print."""
         self.images_per_second = len(self._items) * trainer.world_size / max(self._seconds, 1e-9)
         self._finish(pl_module, "")
+        tested, self._tested = gather_images(self._tested), []
+        sizes = {"spacing": self._with_spacing, "dims": self._dims}
+        self.decision = evaluate_cases(tested, self.calibration, self.rule, run=self.run, **sizes)
+        if self.problem:
+            self.decision["warnings"].insert(0, self.problem)
         if trainer.is_global_zero:
             if self.output is not None:
                 self._write_scores(Path(self.output).with_name("scores.csv"))
@@ -265,6 +293,7 @@ class AnomalyMetrics(Callback):
     def _write(self, path: Path) -> None:
         metrics = {name: None if np.isnan(value) else value for name, value in self.results.items()}
         content = {**self.extra, "metrics": metrics, "images_per_second": self.images_per_second, "units": self.units}
+        content["decision"] = self.decision
         if self.shortcuts:
             content["pixel_shortcuts"] = self.shortcuts
         if self.intervals:
@@ -285,6 +314,8 @@ class AnomalyMetrics(Callback):
         from rich.table import Table
 
         console = Console()
+        for line in told(self.decision):
+            print(line)
         shown = {name: f"{value:.4f}{self._range(name)}" for name, value in self.results.items()}
         if not console.is_terminal:
             print("\n".join(f"{name:14s} {value}" for name, value in shown.items()))

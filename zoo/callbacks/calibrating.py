@@ -109,7 +109,7 @@ class Calibrating(Callback):
             scores=ordered["scores"],
             images=ordered["images"],
             groups=ordered["groups"],
-            statistics={name: ordered[name] for name in PIXEL_STATISTICS},
+            statistics={name: ordered[name] for name in PIXEL_STATISTICS if np.isfinite(ordered[name]).all()},
             maps=known,
             case_score=self.case_score,
             source=self.source,

@@ -1,5 +1,6 @@
 """Pictures of the most and the least anomalous images of a test set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,6 +8,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from zoo.decision.calibration import Calibration
+from zoo.decision.findings import display_level
+from zoo.decision.overlay import colours
 from zoo.files import whole
 
 
@@ -23,10 +27,15 @@ class Panels(Callback):
     Args:
         folder: where ``most_anomalous.png`` and ``least_anomalous.png`` go; the command line sets the run's ``panels``.
         count: rows in each of the two pictures; 0 writes none.
+
+    Attributes:
+        calibration: of the model: maps then have the colours of the overlays of ``predict``; else they share the range
+            of the maps in the picture, and say so.
     """
 
     def __init__(self, folder: str | None = None, count: int = 4) -> None:
         self.folder, self.count = folder, count
+        self.calibration: Calibration | None = None
         self._most: list[_Case] = []
         self._least: list[_Case] = []
 
@@ -60,7 +69,9 @@ class Panels(Callback):
         for title, cases in (("most anomalous", self._most), ("least anomalous", self._least)):
             if cases:
                 name = f"{title.replace(' ', '_')}.png"
-                draw(cases, ("PHANTOM DATA, " if phantom else "") + title, Path(self.folder, name))
+                known = None if self.calibration is None else self.calibration.maps
+                quantiles = None if known is None else known.quantiles
+                draw(cases, ("PHANTOM DATA, " if phantom else "") + title, Path(self.folder, name), quantiles)
         self._most, self._least = [], []
 
 
@@ -81,8 +92,16 @@ def _case(row: int, score: float, outputs: Any, batch: Any) -> _Case:
     return _Case(score, names[row] if names else str(row), None if labels is None else int(labels[row]), pictures)
 
 
-def draw(cases: list[_Case], title: str, path: Path) -> None:
-    """Write one picture, a row a case; maps share one colour scale, images keep their own grey levels."""
+def draw(cases: list[_Case], title: str, path: Path, quantiles: Sequence[float] | None = None) -> None:
+    """Write one picture, a row a case; maps share one colour scale, images keep their own grey levels.
+
+    Args:
+        cases: rows.
+        title: above them.
+        path: of the new PNG.
+        quantiles: of healthy pixels: maps then have the colours of overlays, dark below the 90th percentile; None: from
+            the smallest to the largest value shown.
+    """
     from matplotlib.figure import Figure
 
     columns = list(dict.fromkeys(name for case in cases for name in case.pictures))
@@ -95,17 +114,28 @@ def draw(cases: list[_Case], title: str, path: Path) -> None:
             if name not in case.pictures:
                 continue
             picture, limits = case.pictures[name], {}
-            if name in ("anomaly map", "uncertainty"):
-                shown = torch.stack([other.pictures[name].amax() for other in cases if name in other.pictures])
-                limits = {"vmin": 0.0, "vmax": max(float(shown.max()), 1e-12), "cmap": "magma"}
+            if name == "anomaly map" and quantiles is not None:
+                level = display_level(picture[0].numpy(), quantiles)
+                picture = torch.from_numpy(colours(level) / 255 * (level > 0)[..., None]).movedim(-1, 0)
+            elif name in ("anomaly map", "uncertainty"):
+                limits = _range([other.pictures[name] for other in cases if name in other.pictures]) | {"cmap": "magma"}
             elif picture.shape[0] == 1:
                 limits = {"cmap": "gray"}
-            if picture.shape[0] == 3:
+            if picture.shape[0] == 3 and name != "anomaly map":
                 low, high = float(picture.min()), float(picture.max())
                 picture = (picture - min(low, 0.0)) / max(high - min(low, 0.0), 1.0)
             axis.imshow(picture.squeeze(0) if picture.shape[0] == 1 else picture.permute(1, 2, 0), **limits)
-            axis.set_title(name, fontsize=7)
+            scale = (
+                "" if name != "anomaly map" else " (range of these)" if quantiles is None else " (healthy 90 % to max)"
+            )
+            axis.set_title(name + scale, fontsize=7)
         truth = "" if case.label is None else (", anomalous" if case.label else ", healthy")
         row[0].set_title(f"{Path(case.name).name}\n{case.score:.4g}{truth}", fontsize=6)
     with whole(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
+
+
+def _range(pictures: Sequence[Tensor]) -> dict[str, Any]:
+    """Smallest and largest value, whatever their sign."""
+    low, high = (float(bound) for bound in torch.stack([torch.stack(one.aminmax()) for one in pictures]).aminmax())
+    return {"vmin": low, "vmax": high if high > low else low + 1e-12}

@@ -336,6 +336,8 @@ class ZooCLI(LightningCLI):
                 callback.rule, callback.calibration = rule, self.calibration
                 callback.run = str(self.checkpoint if self.run is None else self.run.folder)
                 callback.problem = self.calibration_problem
+            elif isinstance(callback, Panels):
+                callback.calibration = self.calibration
 
     def _run_subcommand(self, subcommand: str) -> None:
         follow = self.checkpoint is not None or (subcommand == "fit" and self._brings_backbone())

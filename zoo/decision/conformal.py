@@ -231,7 +231,7 @@ def drift(
     named = {
         name: float(stats.ks_2samp(values, (statistics or {})[name]).pvalue)
         for name, values in (calibration_statistics or {}).items()
-        if name in (statistics or {})
+        if name in (statistics or {}) and np.isfinite((statistics or {})[name]).all()
     }
     adjusted = dict(zip(named, holm(list(named.values())), strict=True))
     return Drift(True, float(stats.ks_2samp(known, new).pvalue), lower_p, adjusted)

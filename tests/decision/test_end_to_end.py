@@ -1,0 +1,157 @@
+"""From a fit to decisions and files, on tiny pictures."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo import load_pretrained
+from zoo.cli import main
+from zoo.decision import calibration as files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty patients with two pictures to train on, six healthy and six ill ones to test."""
+    root = tmp_path_factory.mktemp("patients")
+    rng = np.random.default_rng(0)
+    for part, count in (("train/normal", 60), ("test/normal", 6), ("test/anomalous", 6)):
+        for patient in range(count):
+            for number in range(2):
+                picture = np.kron(rng.integers(60, 160, (4, 4)), np.ones((8, 8))) + rng.normal(0, 8, (32, 32))
+                if part == "test/anomalous":
+                    picture[8:20, 10:24] = 250
+                path = root / part / f"{part.replace('/', '-')}{patient:02d}_{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A fitted and tested run."""
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = ["--model", "Statistical", "--data", "Folder", "--data.root", str(folder), "--data.image_size", "32"]
+    arguments += ["--data.case_pattern", "([^/]+)_[0-9]", "--trainer.default_root_dir", str(runs)]
+    assert main(["fit", *arguments, "--test_after_fit", "true", "--trainer.accelerator", "cpu"]) == 0
+    return next(runs.iterdir())
+
+
+def _rows(path):
+    return list(csv.DictReader(path.open()))
+
+
+def test_fit_calibrates_and_tests_at_the_threshold(run):
+    header = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["uad_zoo"]
+    found = files.from_plain(header["calibration"], "x")
+    assert len(found) == 20
+    assert found.images == [2] * 20
+    assert found.source == "held out"
+    assert "train" not in json.dumps(header["calibration"])
+    decision = json.loads((run / "metrics.json").read_text())["decision"]
+    assert decision["cases"] == 12
+    assert decision["sensitivity"]["value"] == 1
+    assert decision["false_alarms"]["healthy"] == 6
+    assert decision["qq"]["healthy"] == 6
+    assert len(decision["worst"]["healthy"]) == 5
+
+
+def test_prediction_decides_by_case_and_writes_what_people_open(run, folder, capsys):
+    assert main(["predict", "--run", str(run), "--input", str(folder / "test" / "anomalous")]) == 0
+    told = capsys.readouterr().out
+    assert "6 cases: 6 flagged" in told
+    made = max(run.glob("predictions-*"))
+    cases = _rows(made / "cases.csv")
+    assert [row["case"] for row in cases] == [f"test-anomalous{n:02d}" for n in range(6)]
+    assert {row["images"] for row in cases} == {"2"}
+    assert {float(row["p_value"]) for row in cases} == {1 / 21}
+    assert {row["decision"] for row in cases} == {"flagged"}
+    scores = _rows(made / "scores.csv")
+    assert list(scores[0])[:5] == ["id", "anomaly_score", "map", "map_min", "map_max"]
+    assert scores[0]["p_value"] == ""  # a case of two images has no p by image
+    components = _rows(made / "components.csv")
+    assert {row["component"] for row in components} >= {"1"}
+    first = components[0]
+    assert (first["size_unit"], first["space"]) == ("pixels", "pixels")
+    assert 8 < float(first["y"]) < 20
+    assert 10 < float(first["x"]) < 24
+    assert Image.open(made / "overlays" / (scores[0]["id"] + ".png")).size[0] >= 360
+    page = (made / "predictions.html").read_text()
+    assert "test-anomalous00" in page
+    decision = json.loads((made / "decision.json").read_text())
+    assert decision["counts"]["flagged"] == 6
+    assert decision["calibration"]["digest"]
+    assert not list(made.glob(".gathered*"))
+
+
+def test_batches_of_any_size_decide_alike(run, folder, tmp_path):
+    texts = []
+    for size in ("1", "7"):
+        out = tmp_path / size
+        command = ["predict", "--run", str(run), "--input", str(folder / "test"), "--predictions.folder", str(out)]
+        assert main([*command, "--data.batch_size", size]) in (0, 2)
+        if not (out / "cases.csv").exists():
+            pytest.skip("the run's batch size cannot be changed in this version")
+        texts.append((out / "cases.csv").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_levels_that_are_impossible_end_with_2(run, folder, capsys):
+    command = ["predict", "--run", str(run), "--input", str(folder / "test"), "--decision.level", "0.01"]
+    assert main(command) == 2
+    assert "no decision at level 0.01: 20 calibration cases give p-values of at least 0.048" in capsys.readouterr().err
+
+
+def test_calibrate_for_another_site_and_check(run, folder, capsys, tmp_path):
+    healthy = tmp_path / "healthy"
+    shutil.copytree(folder / "train" / "normal", healthy)
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert main(["calibrate", "--run", str(copy), "--healthy", str(healthy)]) == 0
+    assert main(["calibrate", "--run", str(copy)]) == 0
+    assert [path.name for path in sorted((copy / "calibrations").iterdir())] == ["001.json", "002.json"]
+    assert len(files.load(copy / "calibrations" / "001.json")) == 60
+    assert main(["calibrate", "--run", str(copy), "--check", str(healthy)]) == 0
+    assert "the calibration fits" in capsys.readouterr().out
+    assert main(["calibrate", "--run", str(copy), "--check", str(folder / "test" / "anomalous")]) == 1
+    assert main(["calibrate", "--run", str(copy), "--healthy", "/nowhere"]) == 2
+
+
+def test_other_weights_are_refused_by_predict(run, folder, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    path = copy / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    name = next(key for key, value in content["state_dict"].items() if value.is_floating_point() and value.numel())
+    flat = content["state_dict"][name].reshape(-1)
+    flat[0] = flat[0] + 1e-3
+    torch.save(content, path)
+    command = ["predict", "--run", str(copy), "--input", str(folder / "test" / "anomalous")]
+    assert main([*command, "--decision.level", "0.05"]) == 2
+    assert "belongs to other weights" in capsys.readouterr().err
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "6 not decided" in told
+    assert "belongs to other weights" in told
+
+
+def test_safetensors_and_pushed_folders_keep_it(run, tmp_path):
+    before = load_pretrained(run / "checkpoints" / "last.ckpt").calibration
+    assert main(["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "a")]) == 0
+    assert main(["push", str(run), "--out", str(tmp_path / "b")]) == 0
+    for name in ("a", "b"):
+        assert load_pretrained(tmp_path / name).calibration == before
+
+
+def test_runs_that_hold_nothing_out_say_so(folder, tmp_path, capsys):
+    arguments = ["--model", "Statistical", "--data", "Folder", "--data.root", str(folder), "--data.image_size", "32"]
+    arguments += ["--data.val_fraction", "0", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", *arguments, "--trainer.accelerator", "cpu"]) == 0
+    run = next(tmp_path.iterdir())
+    assert f"zoo calibrate --run {run} --healthy DIR" in capsys.readouterr().out
+    assert main(["predict", "--run", str(run), "--input", str(folder / "test" / "normal")]) == 0
+    assert "12 not decided" in capsys.readouterr().out
