@@ -62,8 +62,8 @@ class AnomalyMetrics(Callback):
             ``copy_of``: the training image that it looks like, or empty.
         shortcuts: after a test the pixel metrics of maps that need no method, by their names.
         extra: keys merged into ``metrics.json``.
-        rule: of the decisions; with ``calibration``, ``run`` and ``problem`` (why one that is there cannot be used) it is
-            set by the command line.
+        rule: of the decisions; set by the command line, as are ``calibration``, ``run`` and ``problem`` (why one that
+            is there cannot be used).
         decision: after a test, what the rule does to its cases (:mod:`zoo.callbacks.case_evaluation`).
         images_per_second: of the method alone, without loading and metrics.
     """
@@ -189,8 +189,9 @@ class AnomalyMetrics(Callback):
         self.images_per_second = len(self._items) * trainer.world_size / max(self._seconds, 1e-9)
         self._finish(pl_module, "")
         tested, self._tested = gather_images(self._tested), []
-        sizes = {"spacing": self._with_spacing, "dims": self._dims}
-        self.decision = evaluate_cases(tested, self.calibration, self.rule, run=self.run, **sizes)
+        self.decision = evaluate_cases(
+            tested, self.calibration, self.rule, spacing=self._with_spacing, dims=self._dims, run=self.run
+        )
         if self.problem:
             self.decision["warnings"].insert(0, self.problem)
         if trainer.is_global_zero:

@@ -180,12 +180,11 @@ class ZooCLI(LightningCLI):
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(InitFrom, "init_from")  # works in fit; a run's configuration keeps it
         parser.add_class_arguments(Rule, "decision")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.add_lightning_class_args(InitFrom, "init_from")
         if subcommand == "predict":
             parser.add_argument(
                 "--input", type=str | None, default=None, help="image or folder to score; default: the test set"
