@@ -58,7 +58,7 @@ class MedMNIST(AnomalyDataModule):
         Args:
             root: folder of the ``.npz`` files, or one such file; None generates a phantom.
             subset: name of the file without extension, for example ``pneumoniamnist`` or ``bloodmnist_64``.
-            normal_classes: labels that count as normal.
+            normal_classes: labels that count as normal; where an image has several labels (``chestmnist``), all 0 is.
             image_size: side or (height, width) to resize to; None keeps the file's.
             **common: see :class:`AnomalyDataModule`.
         """
@@ -121,9 +121,10 @@ class MedMNIST(AnomalyDataModule):
         records = []
         for part in _PARTS:
             labels = arrays[f"{part}_labels"].reshape(len(arrays[f"{part}_images"]), -1)
-            if labels.shape[1] != 1:
-                raise UserError(f"{path}: {labels.shape[1]} labels an image; multi-label subsets have no normal class")
-            anomalous = ~np.isin(labels[:, 0], self.normal_classes)
+            several = labels.shape[1] > 1
+            if several and not np.isin(labels, (0, 1)).all():
+                raise UserError(f"{path}: {labels.shape[1]} labels an image, not all 0 or 1; give an official file")
+            anomalous = np.asarray(labels.any(1) if several else ~np.isin(labels[:, 0], self.normal_classes))
             if part == "train" and anomalous.all():
                 classes = ", ".join(map(str, np.unique(labels).tolist()))
                 raise UserError(f"{path}: no image of data.normal_classes {self.normal_classes}; classes are {classes}")

@@ -7,7 +7,9 @@ records of its official tree, their subjects without the source's name. Entries 
 * ``sequences``: those that the source has; empty where the files do not say what they are;
 * ``labels``: label values of the ground truth;
 * ``skull``: the volumes are published with their skull;
-* ``case``: format of the names of cases, for the phantom: ``even`` numbers or numbers with ``gaps``.
+* ``case``: format of the names of cases, for the phantom: ``even`` numbers, numbers with ``gaps``, or ``site``;
+* ``resampled``: the ground truth is on the grid of another sequence and is brought to the image's by the headers;
+* ``lesion_free``: patients without a lesion are among the cases, their ground truth is empty.
 
 :class:`~datamodules.brain_mri.BrainMRI` composes two of them.
 """

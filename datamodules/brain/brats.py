@@ -17,7 +17,9 @@ from zoo.files import suffix
 _WORDS = {"t1": ("t1", "t1n"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
 
-def find_cases(root: Path, sequence: str, problems: list[BadFile], *, prefix: str) -> Iterator[Record]:
+def find_cases(
+    root: Path, sequence: str, problems: list[BadFile], *, prefix: str, refused: tuple[str, str, str] | None = None
+) -> Iterator[Record]:
     """Patients with their ground truth.
 
     Args:
@@ -25,8 +27,13 @@ def find_cases(root: Path, sequence: str, problems: list[BadFile], *, prefix: st
         sequence: ``t1``, ``t2`` or ``flair``.
         problems: gets what is wrong.
         prefix: beginning of the names of the cases' folders.
+        refused: a longer prefix of cases that cannot be read, what they are, and what to do.
     """
     folders = [path for path in list_folders(root) if path.name.startswith(prefix)]
+    if refused is not None:
+        other, found, remedy = refused
+        problems += [BadFile(path, found, remedy) for path in folders if path.name.startswith(other)][:1]
+        folders = [path for path in folders if not path.name.startswith(other)]
     cases = (
         Case(
             folder,

@@ -10,7 +10,7 @@ card = {
     "licence": "registration; research only",
     "layout": "HGG LGG",
     "official": {"volumes": 285},
-    "phantom": "brats17",
+    "phantom": "brats_graded",
     "config": "data/brats17",
     "images": "slices or volumes",
     "subject": "the case",
@@ -19,5 +19,6 @@ card = {
     "role": "ill",
     "sequences": ("t1", "t2", "flair"),
     "labels": (0, 1, 2, 4),
+    "case": "Brats17_{site}_1",
 }
 find = partial(find_cases, prefix="Brats17_")

@@ -19,6 +19,7 @@ from datamodules.preprocessing import (
 )
 from datamodules.reading import Array, BadFile, read_nifti
 from datamodules.records import Record
+from datamodules.registry import DataSet
 
 MODEL_GRID = (80, 112, 80)
 MAX_BRAIN_SHARE = 0.45
@@ -30,7 +31,7 @@ def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Arra
 
     Raises:
         BadFile: not decodable, constant, a head with skull (unless it is to be stripped), or a segmentation on another
-            grid.
+            grid (unless the source's outlines are drawn on another sequence).
     """
     volume, affine = read_nifti(record.image, canonical=True)
     if volume.min() == volume.max():
@@ -44,22 +45,34 @@ def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Arra
     if record.mask is None:
         return volume, affine, None
     truth, other = read_nifti(record.mask, canonical=True)
+    source = sources("ill").get(record.subject.partition(":")[0])
+    if source is not None and source.more.get("resampled", False):
+        _check_labels(record, np.rint(truth).astype(np.int16), source)
+        return volume, affine, _brought_to(np.rint(truth).astype(np.int16), other, volume.shape, affine)
     if truth.shape != volume.shape or not np.allclose(other[:3, :3], affine[:3, :3], atol=1e-2):
         found = f"grid {truth.shape}, its image has {volume.shape}"
         raise BadFile(record.mask, found, "give the segmentation of this volume")
-    return volume, affine, _labels(record, np.rint(truth).astype(np.int16))
+    labels = np.rint(truth).astype(np.int16)
+    _check_labels(record, labels, source)
+    return volume, affine, labels
 
 
-def _labels(record: Record, truth: Array) -> Array:
-    name = record.subject.partition(":")[0]
-    known = sources("ill")[name].more["labels"] if name in sources("ill") else ()
+def _check_labels(record: Record, truth: Array, source: DataSet | None) -> None:
+    known = () if source is None else source.more["labels"]
     odd = sorted(set(np.unique(truth).tolist()) - set(known))
-    if known and odd:
-        expected = ", ".join(map(str, known))
-        raise BadFile(record.mask or "", f"label {odd[0]}, {name} has {expected}", "give the files of that year")
-    if not truth.any():
+    if source is not None and odd:
+        found = f"label {odd[0]}, {source.name} has {', '.join(map(str, known))}"
+        raise BadFile(record.mask or "", found, "give the files of that year")
+    if not truth.any() and not (source is not None and source.more.get("lesion_free", False)):
         raise BadFile(record.mask or "", "an empty ground truth", "fetch the case again or remove it")
-    return truth
+
+
+def _brought_to(truth: Array, own: Array, shape: tuple[int, ...], affine: Array) -> Array:
+    """Labels on another grid of the same scanner's millimetres, each voxel that of the nearest one."""
+    from scipy.ndimage import affine_transform
+
+    there = np.linalg.inv(own) @ affine
+    return np.asarray(affine_transform(truth, there[:3, :3], there[:3, 3], shape, order=0))
 
 
 def prepare_slices(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:

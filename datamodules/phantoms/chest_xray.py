@@ -349,7 +349,7 @@ class Detector(NamedTuple):
 
 
 DETECTORS = {
-    "vindr": Detector(1.55, (0.03, 0.07), (2500, 9000), 0.0009),
+    "flat_panel": Detector(1.55, (0.03, 0.07), (2500, 9000), 0.0009),
     "rsna": Detector(1.45, (0.04, 0.10), (1200, 5000), 0.0014),
     "cohen": Detector(1.45, (0.04, 0.12), (1500, 6000), 0.0020),
     "ricord": Detector(1.35, (0.07, 0.16), (900, 3000), 0.0018),

@@ -125,7 +125,7 @@ def _choose(rng: Rng) -> tuple[str, ...]:
 def _film(settings: Settings, job: Job, size: int) -> tuple[Array, Array | None, list[Finding]]:
     """Render on a square grid: film, healthy twin of an abnormal one, findings."""
     first, again = (streams(settings.seed, "vindr_cxr", job.place) for _ in range(2))
-    person, detector = chest(first.anatomy, size), DETECTORS["vindr"]
+    person, detector = chest(first.anatomy, size), DETECTORS["flat_panel"]
     if not job.abnormal:
         return expose(first.acquisition, person.attenuation, person, detector), None, []
     names = _choose(first.lesion)

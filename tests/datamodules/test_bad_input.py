@@ -191,7 +191,7 @@ def _npz(root: Path, **changes: Any) -> Path:
         ({"train_images": np.zeros((8, 12, 12))}, "train_images is float64"),
         ({"test_images": np.zeros((8, 9, 12, 12, 3), np.uint8)}, "a 2-D subset of uint8 is expected"),
         ({"train_labels": np.zeros((7, 1), np.uint8)}, "8 train images and 7 labels"),
-        ({"train_labels": np.zeros((8, 14), np.uint8)}, "multi-label subsets have no normal class"),
+        ({"train_labels": np.full((8, 14), 2, np.uint8)}, "14 labels an image, not all 0 or 1"),
         ({"train_labels": np.full((8, 1), 3, np.uint8)}, r"no image of data.normal_classes \(0,\); classes are 3"),
     ],
 )

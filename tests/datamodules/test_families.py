@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import BrainMRI, CovidX, HyperKvasir, VinDrCXR
-from datamodules.brain import sources
+from datamodules import BrainMRI, CovidX, HyperKvasir, MedMNIST, VinDrCXR, phantoms
+from datamodules.brain import find_volumes, sources
 from datamodules.brain.preparing import prepare_slices, prepare_volume, read_volume
 from datamodules.covidx import parse_list, version
 from datamodules.phantoms import storage
@@ -459,3 +459,47 @@ def test_brain_layout_mistakes(brains: Path) -> None:
         BrainMRI(sequence="flair")
     with pytest.raises(UserError, match="has 2 sides, mode volumes needs 3"):
         _ = BrainMRI(mode="volumes", image_size=(32, 32)).image_shape
+
+
+def test_outlines_of_another_sequence_come_to_the_grid_of_the_image(tmp_path: Path) -> None:
+    phantoms.write("isles22", tmp_path / "i")
+    records = list(find_volumes(tmp_path / "i", "isles22", "flair", []))
+    assert [record.subject for record in records] == [f"isles22:sub-strokecase000{i}" for i in (1, 2, 3)]
+    for record in records:
+        volume, affine, truth = read_volume(record)
+        assert truth is not None
+        assert truth.shape == volume.shape
+        drawn = nib.load(record.mask)
+        millilitres = [
+            float((np.asarray(labels) > 0).sum() * abs(np.linalg.det(frame[:3, :3])))
+            for labels, frame in ((truth, affine), (drawn.dataobj, drawn.affine))
+        ]
+        assert millilitres[0] == pytest.approx(millilitres[1], rel=0.3)
+        assert volume[truth > 0].mean() > 1.1 * volume[volume > 0].mean()  # strokes are bright in FLAIR
+    empty = nib.Nifti1Image(np.zeros(drawn.shape, np.uint8), drawn.affine)
+    nib.save(empty, records[0].mask)
+    truth = read_volume(records[0])[2]  # patients without a lesion are among the cases
+    assert truth is not None
+    assert not truth.any()
+
+
+def test_radiotherapy_scans_of_meningiomas_are_named(tmp_path: Path) -> None:
+    problems: list[BadFile] = []
+    for number in (1, 2):
+        _case(tmp_path / f"BraTS-MEN-RT-000{number}-1", {f"BraTS-MEN-RT-000{number}-1_t1c.nii.gz": False})
+    _case(tmp_path / "BraTS-MEN-00004-000", {f"BraTS-MEN-00004-000-{w}.nii.gz": w == "seg" for w in ("t1n", "seg")})
+    (record,) = find_volumes(tmp_path, "brats24_men", "t1", problems)
+    assert record.subject == "brats24_men:BraTS-MEN-00004"
+    (problem,) = problems
+    assert str(problem) == (
+        f"{tmp_path}/BraTS-MEN-RT-0001-1: a radiotherapy scan of 2024: T1ce alone, with skull; "
+        "give the meningiomas of 2023, BraTS-MEN-*"
+    )
+
+
+def test_fourteen_findings_and_none_of_them(tmp_path: Path) -> None:
+    data = MedMNIST(subset="chestmnist", cache_dir=str(tmp_path))
+    labels = np.load(data.file())["test_labels"]
+    assert labels.shape == (128, 14)
+    assert data.dataset("test").labels.tolist() == labels.any(1).astype(int).tolist()
+    assert len(data.dataset("train")) == 128

@@ -1,4 +1,4 @@
-"""BraTS 2017: cases of three sites in the folders of their grade, and a table of survival."""
+"""BraTS 2017 to 2019: cases of three sites in the folders of their grade, and a table of survival."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.phantoms.brain_scans import Job, prepare
 from datamodules.phantoms.brats import SPEC, jobs, survival, write_case
 from datamodules.phantoms.storage import Result, Settings, write_csv
+from datamodules.registry import cards
 
 __all__ = ["SPEC", "finish", "jobs", "prepare", "render"]
 
@@ -18,7 +19,7 @@ def render(root: Path, settings: Settings, job: Job) -> Result:
     number = {"CBICA": f"A{letters[place // 26 % 26]}{letters[place % 26]}", "TCIA": f"{101 + place}"}.get(
         site, str(2 + place)
     )
-    case = f"Brats17_{site}_{number}_1"
+    case = cards()[settings.name].more["case"].format(site=f"{site}_{number}")
     return write_case(root, settings, job, f"{'LGG' if job.lesion == 'lgg' else 'HGG'}/{case}", case)
 
 
@@ -26,4 +27,5 @@ def finish(root: Path, settings: Settings, results: list[Result]) -> None:
     """Write the table of survival."""
     ages, days = survival(settings, len(results))
     rows = [(one.record["case"], age, day) for one, age, day in zip(results, ages, days, strict=True)]
-    write_csv(root / "survival_data.csv", ("Brats17ID", "Age", "Survival"), rows)
+    year = cards()[settings.name].more["case"].partition("_")[0]
+    write_csv(root / "survival_data.csv", (f"{year}ID", "Age", "Survival"), rows)
