@@ -2,15 +2,20 @@
 
 ``python -m benchmarks.speed.metrics [--pixels 1000000 10000000] [--rounds 3]``. Three tables: AUROC and AP; the same
 with Dice at 5 % FPR and the best Dice, which takes four calls of scikit-learn; AUPRO over 40 maps of 256 x 256.
-Candidates that are not installed are left out. They are interleaved in one process on one thread; ratios are medians
-over rounds of CPU seconds within a round. Peak memory is that of a forked child, over what it inherited; ``off`` is the
-largest difference to scikit-learn, or to our exact AUPRO.
+``--distributions`` instead runs AUROC and AP over kinds of scores and shares of lesions, each under several settings of
+numpy's dispatch (a fresh process with ``NPY_DISABLE_CPU_FEATURES``): how fast ``np.sort`` is depends on the CPU, and
+ours counts instead of sorting where that is faster. Candidates that are not installed are left out. They are
+interleaved in one process on one thread; ratios are medians over rounds of CPU seconds within a round. Peak memory is
+that of a forked child, over what it inherited; ``off`` is the largest difference to scikit-learn, or to our exact
+AUPRO.
 """
 
 import argparse
 import importlib.util
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zoo.metrics import counting
 from zoo.metrics.exact import ExactPixelMetrics
 from zoo.metrics.functional import aupro, binary_summary, pixel_summary
 from zoo.metrics.ranking import Array
@@ -26,19 +32,26 @@ from zoo.metrics.streaming import StreamingPixelMetrics
 Candidate = Callable[[Array, Array], tuple[float, ...]]
 _BATCH = 16  # maps
 _SLOW = 30.0  # seconds above which a candidate runs once
+KINDS = ("continuous", "half zero", "8-bit", "narrow")
+SIDES = {0.02: 52, 0.001: 12}  # of the lesion in every second map, for a share of the pixels
 
 
-def data(pixels: int) -> tuple[Array, Array]:
-    """Maps of 256 x 256 with one square lesion in every second one (2 % of the pixels), half of the pixels zero."""
-    rng = np.random.default_rng(0)
+def data(pixels: int, kind: str = "half zero", share: float = 0.02) -> tuple[Array, Array]:
+    """Maps of 256 x 256 with one square lesion in every second one."""
+    rng, side = np.random.default_rng(0), SIDES[share]
     count = max(1, pixels // 65536)
     masks = np.zeros((count, 256, 256), bool)
     for number in range(0, count, 2):
-        top, left = rng.integers(0, 204, 2)
-        masks[number, top : top + 52, left : left + 52] = True
+        top, left = rng.integers(0, 256 - side, 2)
+        masks[number, top : top + side, left : left + side] = True
     maps = rng.standard_normal(masks.shape, dtype=np.float32)
-    maps += 1.3 * masks
-    np.maximum(maps, 0, out=maps)
+    maps += np.float32(1.3) * masks
+    if kind == "half zero":
+        np.maximum(maps, 0, out=maps)
+    elif kind == "8-bit":
+        maps = np.clip(maps * 30 + 128, 0, 255).astype(np.uint8).astype(np.float32)
+    elif kind == "narrow":
+        maps = np.float32(1) + maps * np.float32(1e-5)
     return maps, masks
 
 
@@ -212,13 +225,59 @@ def compare(title: str, candidates: dict[str, Candidate], maps: Array, masks: Ar
         )
 
 
+def dispatch_settings() -> dict[str, str]:
+    """Values of ``NPY_DISABLE_CPU_FEATURES`` by what they leave; the names are this numpy's."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    found = [name for name in __cpu_dispatch__ if __cpu_features__[name]]
+    wide = [name for name in found if name.startswith(("AVX512", "X86_V4"))]
+    settings = {"as it is": ""}
+    if wide:
+        settings["no AVX-512"] = " ".join(wide)
+    return settings | {"baseline only": " ".join(found)}
+
+
+def distributions(pixels: int, rounds: int) -> None:
+    """Print, under this process's dispatch, a row for each kind and share: seconds, ratio, way, difference."""
+    way = "sorts" if counting.sorts_fast() else "counts"
+    for share in SIDES:
+        for kind in KINDS:
+            maps, masks = data(pixels, kind, share)
+            spent: dict[str, list[float]] = {"peer": [], "ours": []}
+            values = {}
+            for _ in range(rounds):
+                for name, run in (("peer", scikit_learn), ("ours", ours)):
+                    seconds, values[name] = _cpu_seconds(run, maps, masks)
+                    spent[name].append(seconds)
+            ratio = statistics.median(a / b for a, b in zip(spent["peer"], spent["ours"], strict=True))
+            gap = max(abs(a - b) for a, b in zip(values["peer"], values["ours"], strict=True))
+            peer, mine = (1000 * statistics.median(spent[name]) for name in ("peer", "ours"))
+            print(
+                f"  {maps.size:.0e} pixels, {share:6.1%} lesion, {kind:10s}: scikit-learn {peer:6.0f} ms,"
+                f" ours {mine:5.0f} ms ({way}), {ratio:5.1f}x, off by {gap:.0e}",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pixels", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true", help="skip the other packages")
+    parser.add_argument("--distributions", action="store_true", help="kinds of scores under several dispatch settings")
+    parser.add_argument("--here", action="store_true", help="with --distributions: under this process's dispatch only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.distributions and arguments.here:
+        for pixels in sorted(arguments.pixels):
+            distributions(pixels, arguments.rounds)
+        return
+    if arguments.distributions:
+        for name, disabled in dispatch_settings().items():
+            print(f"numpy {np.__version__}, dispatch {name} (NPY_DISABLE_CPU_FEATURES={disabled!r})", flush=True)
+            environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": disabled}
+            subprocess.run([sys.executable, "-m", __spec__.name, *sys.argv[1:], "--here"], check=True, env=environment)
+        return
     if not hasattr(np, "trapz"):
         setattr(np, "trapz", np.trapezoid)  # noqa: B010  # adeval 1.1.0 asks for the name that NumPy 2.4 dropped
     installed = {name for name in ("sklearn", "adeval", "anomalib", "skimage") if importlib.util.find_spec(name)}
