@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.features import FeatureExtractor
+from zoo.nn.processes import total
 
 
 class PerceptualDistance(nn.Module):
@@ -37,6 +38,10 @@ class PerceptualDistance(nn.Module):
         values = features.transpose(0, 1).flatten(1).double()
         count = torch.full_like(values[:, 0], values.shape[1])
         self.moments += torch.stack([count, values.sum(dim=1), values.square().sum(dim=1)])
+
+    def finish(self) -> None:
+        """Put the moments of several processes together."""
+        self.moments = total(self.moments)
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Sum over channels of the absolute difference, relative to the target's own mean over the map.

@@ -13,6 +13,7 @@ from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.density import ledoit_wolf
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
+from zoo.nn.processes import gathered
 
 
 class GaussianDensity(AnomalyModule):
@@ -76,6 +77,7 @@ class GaussianDensity(AnomalyModule):
     def finish(self) -> None:
         """Mean and the inverse Cholesky factor of the shrunk covariance."""
         stats = self.gaussian
+        stats.embeddings = gathered(stats.embeddings)
         stats.mean = stats.embeddings.mean(dim=0)
         factor = torch.linalg.cholesky(ledoit_wolf(stats.embeddings - stats.mean))
         identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)

@@ -14,6 +14,7 @@ from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
+from zoo.nn.processes import merged_moments, process_count, total
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.smoothing import gaussian_blur
 
@@ -158,10 +159,13 @@ class PaDiM(AnomalyModule):
 
     def finish(self) -> None:
         """Turn the scatter matrices in place into whitening matrices: ``W C W^T = 1`` for the covariance ``C``."""
-        stats = self.gaussian
+        stats, added = self.gaussian, self.gaussian.count
+        stats.count, stats.mean, offset = merged_moments(added, stats.mean)
         whitening, degrees = stats.scatter, max(int(stats.count) - 1, 1)
         identity = torch.eye(whitening.shape[-1], device=whitening.device)
-        for block in whitening.split(_PLACES_AT_ONCE):
+        for block, apart in zip(whitening.split(_PLACES_AT_ONCE), offset.split(_PLACES_AT_ONCE), strict=True):
+            if process_count() > 1:
+                block.copy_(total(block.addcmul(apart[:, :, None], apart[:, None] * added)))
             block /= degrees
             block.diagonal(dim1=1, dim2=2).add_(self.hparams["regularisation"])
             factor = torch.linalg.cholesky(block)

@@ -14,6 +14,7 @@ from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.neighbours import nearest_neighbours
+from zoo.nn.processes import gathered, total
 
 
 class PANDA(AnomalyModule):
@@ -96,7 +97,7 @@ class PANDA(AnomalyModule):
 
     def stages(self) -> tuple[Stage, ...]:
         """Centre, adaptation, bank; without the adaptation the bank alone."""
-        bank = Stage("collect", self.collect_bank)
+        bank = Stage("collect", self.collect_bank, self.finish_bank)
         if not self.hparams["adapt"]:
             return (bank,)
         return Stage("collect", self.collect_centre, self.finish_centre), Stage("optimise", self.adapt), bank
@@ -115,7 +116,9 @@ class PANDA(AnomalyModule):
 
     def finish_centre(self) -> None:
         """Turn the sum into the centre."""
-        self.memory.centre = (self.memory.total / self.memory.count).float()
+        memory = self.memory
+        memory.total, memory.count = total(memory.total), total(memory.count)
+        memory.centre = (memory.total / memory.count).float()
 
     def adapt(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared distance to the centre, averaged over the features' dimensions."""
@@ -127,6 +130,10 @@ class PANDA(AnomalyModule):
         """Keep the features of a batch."""
         embedded, memory = self.embed(batch["image"]), self.memory
         memory.bank = torch.cat([memory.bank, embedded]) if memory.bank.numel() else embedded
+
+    def finish_bank(self) -> None:
+        """Take in the features of all processes."""
+        self.memory.bank = gathered(self.memory.bank)
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """SGD with a constant rate over what is trained; none for DN2."""

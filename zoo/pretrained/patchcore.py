@@ -15,6 +15,7 @@ from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.neighbours import Search, greedy_coreset, nearest_neighbours, require_faiss
+from zoo.nn.processes import gathered, process_count
 from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.scoring.smoothing import gaussian_blur
 
@@ -117,7 +118,9 @@ class PatchCore(AnomalyModule):
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch's patches; each has a random key and those with the largest keys stay, in place."""
-        patches = self.features(batch["image"]).flatten(0, 2)
+        features = self.features(batch["image"])
+        self._places = features.shape[1] * features.shape[2]
+        patches = features.flatten(0, 2)
         keys = torch.rand(len(patches)).to(patches)
         memory = self.memory
         if not memory.sample.numel():
@@ -140,12 +143,25 @@ class PatchCore(AnomalyModule):
         return self.hparams["max_patches"] if self._trainer is None else int(self.trainer.num_training_batches)
 
     def finish(self) -> None:
-        """Choose the coreset and drop the other patches."""
+        """Choose the coreset and drop the other patches.
+
+        Of several processes those patches stay that have the largest keys of all. While there is room for every patch
+        they come in the order in which one process alone would have met them, and so lead to the same coreset.
+        """
         hp = self.hparams
-        sample = self.memory.sample[: int((self.memory.keys >= 0).sum())]
+        sample = self._of_all_processes(self.memory.sample[: int((self.memory.keys >= 0).sum())])
         self.memory.keys, self.memory.sample = sample.new_empty(0), sample.new_empty(0)
         count = max(1, int(len(sample) * hp["coreset_ratio"]))
         self.memory.bank = sample[self._coreset(sample, count)] if count < len(sample) else sample.clone()
+
+    def _of_all_processes(self, sample: Tensor) -> Tensor:
+        if process_count() == 1:
+            return sample
+        keys, room = self.memory.keys[: len(sample)], self.hparams["max_patches"]
+        everything = gathered(keys)
+        if len(everything) <= room:
+            return gathered(sample, self._places)
+        return gathered(sample[keys >= everything.topk(room).values[-1]])[:room]
 
     def _coreset(self, sample: Tensor, count: int) -> Tensor:
         """Indices of the greedy coreset, chosen in a random projection."""

@@ -93,7 +93,7 @@ class Autoencoder(AnomalyModule):
         """``perceptual`` collects the moments of the features first; the other losses have one plain stage."""
         if self.hparams["loss"] != "perceptual":
             return ()
-        return Stage("collect", self._collect), Stage("optimise", self._optimise)
+        return Stage("collect", self._collect, self._finish), Stage("optimise", self._optimise)
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Reconstruction loss of a batch, or the current stage's step."""
@@ -101,6 +101,9 @@ class Autoencoder(AnomalyModule):
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         self.distance.collect(batch["image"])
+
+    def _finish(self) -> None:
+        self.distance.finish()
 
     def _optimise(self, batch: Batch, batch_idx: int) -> Tensor:
         image, kind = batch["image"], self.hparams["loss"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.module import AnomalyModule, Batch, Prediction, Stage, batch_generator
 from zoo.nn.fitted import FittedStatistics
+from zoo.nn.processes import total
 
 
 class CutPaste(AnomalyModule):
@@ -110,6 +111,8 @@ class CutPaste(AnomalyModule):
 
     def _fit(self) -> None:
         """Ledoit-Wolf: shrink the covariance towards a multiple of the identity (2004), from the sums."""
+        for name in ("count", "total", "scatter", "cubic", "fourth"):
+            setattr(self, name, total(getattr(self, name)))
         n, size = float(self.count), len(self.total)
         mean = self.total / n
         covariance = self.scatter / n - torch.outer(mean, mean)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.nn.processes import merged_moments, total
 from zoo.scoring.pooling import PoolingRule
 
 
@@ -65,7 +66,7 @@ class VoxelStatistics(AnomalyModule):
 
     def stages(self) -> tuple[Stage, ...]:
         """One pass over the training images."""
-        return (Stage("collect", self.collect),)
+        return (Stage("collect", self.collect, self.finish),)
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch's images to the statistics (Chan's update, which does not cancel)."""
@@ -77,6 +78,12 @@ class VoxelStatistics(AnomalyModule):
         self.sum_of_squares += shift.square() * (before * added / (before + added))
         self.mean += shift * (added / (before + added))
         self.count += added
+
+    def finish(self) -> None:
+        """Put the statistics of several processes together."""
+        added, (count, mean, offset) = self.count, merged_moments(self.count, self.mean)
+        self.sum_of_squares = total(self.sum_of_squares + added * offset.square())
+        self.count, self.mean = count, mean
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Absolute z-score, averaged over channels.
