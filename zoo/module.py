@@ -293,17 +293,13 @@ class AnomalyModule(LightningModule):
             wanted = " or ".join(f"{d}-D" for d in self.dims)
             raise UserError(f"{type(self).__name__} works on {wanted} images, the data are {len(self.image_size)}-D")
         self.hparams.update(image_size=self.image_size, in_channels=self.in_channels)
-        several = trainer is not None and trainer.state.fn == "fit" and trainer.world_size > 1
-        if several and any(stage.kind == "collect" for stage in self.stages()):
-            raise UserError(
-                f"{type(self).__name__} collects statistics, which several processes would each do for their part: set "
-                "trainer.devices 1"
-            )
         with torch.device("cpu"):  # Lightning would build on the GPU: other initial weights from the same seed
             self.build()
         self._modes = {module: module.training for module in self.modules()}
         self._empty = {name: buffer.clone() for name, buffer in self.own_buffers() if not buffer.any()}
         self._built = True
+        if trainer is not None and trainer.state.fn == "fit" and trainer.world_size > 1:
+            self.staging.spread(trainer)
 
     def begin_fit(self) -> None:
         """Be as after building: in training mode, and with nothing collected; the weights stay.
@@ -349,7 +345,15 @@ class AnomalyModule(LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> STEP_OUTPUT:
         """Run the current stage's step; a method without :meth:`stages` replaces this one."""
-        return self.staging.step(batch, batch_idx)
+        loss = self.staging.step(batch, batch_idx)
+        if loss is None and self.automatic_optimization and self.trainer.world_size > 1:
+            return torch.zeros((), device=self.device)  # Lightning refuses to skip a step; backward and optimiser do
+        return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backward, except while statistics are collected."""
+        if self.staging.optimising:
+            super().backward(loss, *args, **kwargs)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -383,7 +387,7 @@ class AnomalyModule(LightningModule):
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add method, format and project version, the batches' seed, and where a request to stop cut the stages.
+        """Add method, format and project version, and what the stages need to go on.
 
         What was settled with the data goes there too: ``hyper_parameters`` are the constructor's arguments alone.
         """
@@ -395,6 +399,7 @@ class AnomalyModule(LightningModule):
             "method": type(self).__name__,
             "seed": self.staging.batch_seed,
             "stopped": self.staging.stopped,
+            "shares": self.staging.shares(),
             **{key: self.hparams[key] for key in OF_THE_DATA if key in self.hparams},
         }
         # weights that are being trained have none yet
@@ -428,6 +433,7 @@ class AnomalyModule(LightningModule):
             self._take_settled({"value_range": own, "foreground_rule": "above 0.0", **header})
         found = header.get("calibration")
         self.calibration = None if found is None else from_plain(found, "the checkpoint")
+        self.staging.take_share(checkpoint, header.get("shares"))
         self.staging.batch_seed = header["seed"]
         stopped = header.get("stopped")  # not in older files
         self.staging.stopped = stopped if isinstance(stopped, int) else None

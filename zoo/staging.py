@@ -3,20 +3,27 @@
 The trainer's limits are the budget of the ``optimise`` stages; collecting passes come on top. A stage begins where the
 one before ended, a ``collect`` stage with an epoch. What asks to stop ends the ``optimise`` stages only: without the
 collecting ones a method could not predict. Validation waits until everything is collected.
+
+Several processes collect as one would: each takes its own images, none twice, and what they found is put together when
+the stage finishes (:mod:`zoo.nn.processes`).
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
 
 from zoo.errors import UserError
+from zoo.nn.processes import alike, differing, without_repeats
 from zoo.sample import Sample
 
 if TYPE_CHECKING:
@@ -30,7 +37,8 @@ class Stage(NamedTuple):
         kind: ``optimise`` takes gradient steps; ``collect`` passes once over the training set, without gradients and
             in evaluation mode.
         step: called like ``training_step(batch, batch_idx)``; returns the loss, or None (manual optimisation, collect).
-        finish: run once after the last batch of a ``collect`` stage, before validation: finalise the statistics.
+        finish: run once after the last batch of a ``collect`` stage, before validation: put the statistics of the
+            processes together and finalise them.
         share: an ``optimise`` stage's share of the trainer's ``max_steps`` / ``max_epochs``, relative to the others.
     """
 
@@ -90,6 +98,54 @@ class Staging(Callback):
         first = next((number for number, one in enumerate(callbacks) if isinstance(one, Checkpoint)), len(callbacks))
         callbacks.insert(first, self)
 
+    # ---- several processes --------------------------------------------------------------------------------------
+
+    def spread(self, trainer: Trainer) -> None:
+        """Prepare the built module for a fit in several processes.
+
+        Raises:
+            UserError: statistics are to be collected and the strategy is not DDP.
+        """
+        module, strategy = self.module, trainer.strategy
+        if not any(stage.kind == "collect" for stage in module.stages()):
+            return
+        if not isinstance(strategy, DDPStrategy):
+            raise UserError(f"{type(module).__name__} collects statistics: several processes need trainer.strategy ddp")
+        statistics = [name for name, _ in module.own_buffers()]
+        # DDP would overwrite them with the first process's at every step
+        module._ddp_params_and_buffers_to_ignore = statistics  # type: ignore[assignment]
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            # DDP refuses what trains nothing
+            strategy.configure_ddp = partial(alike, module, statistics)  # type: ignore[method-assign]
+
+    def shares(self) -> list[dict[str, Tensor]]:
+        """Each process's statistics in the middle of a collecting stage, for a checkpoint; else empty."""
+        trainer, span = self.module._trainer, self._current_span() if self._plan else None
+        if trainer is None or trainer.world_size == 1 or span is None or span.stage.kind == "optimise":
+            return []
+        if self._batch_number == span.end - 1:
+            return []
+        own = {name: values.cpu() for name, values in self.module.own_buffers()}
+        found: list[dict[str, Tensor]] = [{}] * trainer.world_size
+        torch.distributed.all_gather_object(found, own)
+        return found
+
+    def take_share(self, checkpoint: dict[str, Any], shares: list[dict[str, Tensor]] | None) -> None:
+        """Put this process's statistics into a checkpoint that is about to be loaded.
+
+        Raises:
+            UserError: as many processes as wrote it are needed.
+        """
+        trainer = self.module._trainer
+        if not shares or trainer is None or trainer.state.fn != "fit":
+            return
+        if trainer.world_size != len(shares):
+            raise UserError(
+                f"the checkpoint was written in the middle of collecting statistics in {len(shares)} processes: resume "
+                f"with as many (trainer.devices {len(shares)})"
+            )
+        checkpoint["state_dict"].update(shares[trainer.global_rank])
+
     # ---- what others may ask ------------------------------------------------------------------------------------
 
     @property
@@ -125,9 +181,17 @@ class Staging(Callback):
         if span.stage.kind == "optimise":
             return span.stage.step(batch, batch_idx)
         with torch.no_grad(), _evaluating(self.module):
-            span.stage.step(batch, batch_idx)
-            if self._batch_number == span.end - 1 and span.stage.finish is not None:
-                span.stage.finish()
+            own: Any = without_repeats({**batch}, self.module.trainer.train_dataloader, batch_idx)
+            if own is not None:
+                span.stage.step(own, batch_idx)
+            if self._batch_number == span.end - 1:
+                if span.stage.finish is not None:
+                    span.stage.finish()
+                if name := differing(dict(self.module.own_buffers())):
+                    raise RuntimeError(
+                        f"{type(self.module).__name__}: {name} differs between processes after its collect stage; the "
+                        "stage's finish has to put them together (zoo.nn.processes)"
+                    )
         return None
 
     # ---- Lightning ----------------------------------------------------------------------------------------------
@@ -151,13 +215,17 @@ class Staging(Callback):
             self.stopped = None
         if self.module.stages():
             self._lay_out()
+            sampler = getattr(trainer.train_dataloader, "sampler", None)
+            if isinstance(sampler, DistributedSampler) and len(sampler.dataset) < sampler.num_replicas:  # type: ignore[arg-type]
+                raise UserError(f"{len(sampler.dataset)} training images for {sampler.num_replicas} processes")  # type: ignore[arg-type]
             if self._batch_number >= self._plan[-1].end - 1:  # resumed after the end
                 trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the batch."""
         assert self.batch_seed is not None
-        torch.manual_seed((self.batch_seed * 1_000_003 + self._batch_number) % 2**63)
+        own = trainer.global_rank << 40  # processes draw apart
+        torch.manual_seed((self.batch_seed * 1_000_003 + self._batch_number + own) % 2**63)
         self._allow_validation()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

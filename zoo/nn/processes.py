@@ -3,8 +3,12 @@
 Alone, every function gives back what it is given. All processes must call them in the same order.
 """
 
+from collections.abc import Container
+from typing import Any
+
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.utils.data.distributed import DistributedSampler
 
 
 def process_count() -> int:
@@ -59,3 +63,40 @@ def merged_moments(count: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]
     everything = total(count)
     joint = (total(mean.double() * count) / everything).to(mean.dtype)
     return everything, joint, mean - joint
+
+
+def alike(module: nn.Module, statistics: Container[str]) -> None:
+    """Give every process the first one's parameters and buffers, but for the statistics: their shares differ."""
+    for name, values in (*module.named_parameters(), *module.named_buffers()):
+        if name not in statistics:
+            distributed.broadcast(values.data, 0)
+
+
+def without_repeats(batch: dict[str, Any], loader: Any, batch_idx: int) -> dict[str, Any] | None:
+    """The batch without the image that the sampler repeats to give every process as many; None if nothing is left.
+
+    Args:
+        batch: tensors and lists with an entry an image.
+        loader: that it comes from.
+        batch_idx: its number.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or batch_idx < len(loader) - 1:
+        return batch
+    last = (sampler.num_samples - 1) * sampler.num_replicas + sampler.rank
+    if last < len(sampler.dataset):  # type: ignore[arg-type]  # Lightning's and ours have a length
+        return batch
+    shorter = {key: value[:-1] if isinstance(value, (Tensor, list)) else value for key, value in batch.items()}
+    return shorter if len(shorter["image"]) else None
+
+
+def differing(found: dict[str, Tensor]) -> str | None:
+    """Name of a tensor whose values are not the same on all processes, to a millionth; None where there is none."""
+    if process_count() == 1 or not found:
+        return None
+    sums = torch.tensor([values.numel() + float(values.double().abs().sum()) for values in found.values()])
+    parts: list[Tensor | None] = [None] * process_count()
+    distributed.all_gather_object(parts, sums)
+    table = torch.stack([part for part in parts if part is not None])
+    apart = (table - table[0]).abs().amax(0) > 1e-6 * table[0].abs()
+    return next((name for name, flag in zip(found, apart, strict=True) if flag), None)
