@@ -125,7 +125,8 @@ class Staging(Callback):
             return []
         if self._batch_number == span.end - 1:
             return []
-        own = {name: values.cpu() for name, values in self.module.own_buffers()}
+        kept = self.module.state_dict()
+        own = {name: kept[name].cpu() for name, _ in self.module.own_buffers() if name in kept}
         found: list[dict[str, Tensor]] = [{}] * trainer.world_size
         torch.distributed.all_gather_object(found, own)
         return found

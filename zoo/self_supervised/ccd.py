@@ -17,6 +17,7 @@ from zoo.nn.contrastive import cut_out, jitter_colour, jitter_intensity, nt_xent
 from zoo.nn.density import ledoit_wolf
 from zoo.nn.features import create_backbone
 from zoo.nn.fitted import FittedStatistics
+from zoo.nn.processes import gathered
 
 _STRONG = 4  # classes of strong augmentation
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -139,6 +140,7 @@ class CCD(AnomalyModule):
     def _fit(self) -> None:
         """Mean and the inverse Cholesky factor of the shrunk covariance."""
         stats = self.gaussian
+        stats.embeddings = gathered(stats.embeddings)
         stats.mean = stats.embeddings.mean(dim=0)
         factor = torch.linalg.cholesky(ledoit_wolf(stats.embeddings - stats.mean))
         identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)

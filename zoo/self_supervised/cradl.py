@@ -16,6 +16,7 @@ from zoo.nn.contrastive import jitter_intensity, nt_xent, projection_head, rando
 from zoo.nn.convolutional import check_divisible
 from zoo.nn.density import Mixture, fit_mixture, log_density
 from zoo.nn.fitted import FittedStatistics
+from zoo.nn.processes import gathered
 from zoo.scoring.smoothing import gaussian_blur
 
 _HELD_OUT = 10  # every tenth representation chooses the number of components
@@ -107,7 +108,7 @@ class CRADL(AnomalyModule):
 
     def _fit(self) -> None:
         """Choose the number of components, then fit it to all representations."""
-        points, numbers = self.mixture.representations, sorted(self.hparams["components"])
+        points, numbers = gathered(self.mixture.representations), sorted(self.hparams["components"])
         best = numbers[0]
         if len(numbers) > 1:
             judged = torch.arange(len(points), device=points.device) % _HELD_OUT == _HELD_OUT - 1
