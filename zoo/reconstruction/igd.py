@@ -54,6 +54,7 @@ class IGD(AnomalyModule):
         gaussian: with the descriptor.
         interpolation: with the critic of mixed codes.
         backbone: of the encoder of whole images, a timm model.
+        layer: its last layer, averaged over all places.
         weights: of the backbone: ``imagenet``, ``random``, or a path, for example a checkpoint of ``ccd``.
         train_backbone: let the backbone learn too, as "CCD + IGD" does.
         latent_dim: length of both codes.
@@ -94,6 +95,7 @@ class IGD(AnomalyModule):
         gaussian: bool = True,
         interpolation: bool = True,
         backbone: str = "resnet18",
+        layer: str = "layer4",
         weights: str = "imagenet",
         train_backbone: bool = False,
         latent_dim: int = 128,
@@ -113,7 +115,7 @@ class IGD(AnomalyModule):
         self.scale = nn.ModuleDict()
         if hp["scales"] != "local":
             encoder: nn.Module = _GlobalEncoder(
-                hp["backbone"], hp["weights"], hp["train_backbone"], self.in_channels, hp["latent_dim"]
+                hp["backbone"], hp["layer"], hp["weights"], hp["train_backbone"], self.in_channels, hp["latent_dim"]
             )
             self.scale["global"] = Scale(encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"])
         if hp["scales"] != "global":
@@ -342,11 +344,13 @@ class Scale(nn.Module):
 class _GlobalEncoder(nn.Module):
     """A backbone's last maps, averaged over places, and a linear layer; takes normalised images."""
 
-    def __init__(self, backbone: str, weights: str, trained: bool, in_channels: int, latent_dim: int) -> None:
+    def __init__(
+        self, backbone: str, layer: str, weights: str, trained: bool, in_channels: int, latent_dim: int
+    ) -> None:
         super().__init__()
         self.extractor = FeatureExtractor(
             backbone,
-            ("layer4",),
+            (layer,),
             weights=weights,
             statistics="batch" if trained else "frozen",
             normalisation="none",
