@@ -1,8 +1,8 @@
 """The tables of the papers, the suites that run them, and our settings beside the stated ones.
 
 Everything stands in ``benchmarks/published``: figures, ``suites`` (which table each repeats, and what data it needs)
-and ``stated``, the settings that the paper states, with the place where they stand. A third entry of a setting is a
-deviation: why ours differs.
+``remarks`` on rows (re-constructions, what is open), and ``stated``, the settings that the paper states, with the place
+where they stand. A third entry of a setting is a deviation: why ours differs.
 """
 
 import fnmatch
@@ -45,10 +45,12 @@ class Row(NamedTuple):
     Attributes:
         name: there.
         methods: of the suite that repeat it; empty: none does.
+        remark: what is a re-construction, what is open, and why.
     """
 
     name: str
     methods: tuple[str, ...]
+    remark: str = ""
 
 
 def value(cell: Cell, key: str) -> Any:
@@ -130,7 +132,8 @@ def rows(suite: str, plan: Plan) -> list[Row]:
     for name in names:
         wanted = named.get(name, name)
         wanted = {plain_name(str(one)) for one in (wanted if isinstance(wanted, list) else [wanted])}
-        found.append(Row(name, tuple(one for one in methods if plain_name(one) in wanted)))
+        repeated = tuple(one for one in methods if plain_name(one) in wanted)
+        found.append(Row(name, repeated, content.get("remarks", {}).get(name, "")))
     return found
 
 
@@ -173,8 +176,10 @@ def markdown() -> str:
             protocol = plan.cells[0].config.get("metrics", {}).get("protocol", "common")
             lines += [f"### `{suite}`: {content['source']['title']}, {about['table']}", ""]
             lines += [f"`zoo benchmark {suite} --out DIR`. Needs {about['needs']}. Protocol: `{protocol}`.", ""]
-            lines += ["| published row | ours |", "|---|---|"]
-            lines += [f"| {row.name} | {_code(row.methods) or 'not runnable'} |" for row in rows(suite, plan)]
+            lines += ["| published row | ours | remark |", "|---|---|---|"]
+            lines += [
+                f"| {r.name} | {_code(r.methods) or 'not in this suite'} | {r.remark} |" for r in rows(suite, plan)
+            ]
             found = settings(suite, plan)
             lines += ["", "| method | setting | ours | stated | where | deviation |", "|---|---|---|---|---|---|"]
             for alike in _alike(found).values():

@@ -1,5 +1,6 @@
 """What ``zoo benchmark --dry-run`` checks of every cell before anything is trained."""
 
+import gc
 import importlib
 import json
 import tempfile
@@ -65,6 +66,7 @@ def _problem(parser: Any, config: dict[str, Any]) -> str | None:
             path.write_text(yaml.safe_dump(config), encoding="utf-8")
             given = parser.parse_args(["fit", "--config", str(path)])["fit"]
         _build(given)
+        gc.collect()  # a method and its callback hold each other, and networks can be large
     except (UserError, ValueError) as error:
         return " ".join(str(error).split())
     return None

@@ -64,5 +64,6 @@ def _one(suite: str) -> list[str]:
     plan = read_plan(suite)
     lines = [f"{read_table(paper)['source']['title']}: {about['table']}", f"needs: {about['needs']}", ""]
     for row in rows(suite, plan):
-        lines.append(f"row   {row.name}: {', '.join(row.methods) or 'not runnable'}")
+        remark = f" ({row.remark})" if row.remark else ""
+        lines.append(f"row   {row.name}: {', '.join(row.methods) or 'not in this suite'}{remark}")
     return [*lines, *told(suite, plan)]
