@@ -12,6 +12,7 @@ from PIL import Image
 from zoo import load_pretrained
 from zoo.cli import main
 from zoo.decision import calibration as files
+from zoo.decision.conformal import p_values
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,33 @@ def test_runs_that_hold_nothing_out_say_so(folder, tmp_path, capsys):
     assert f"zoo calibrate --run {run} --healthy DIR" in capsys.readouterr().out
     assert main(["predict", "--run", str(run), "--input", str(folder / "test" / "normal")]) == 0
     assert "12 not decided" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_exported_graphs_decide_without_this_package(run, tmp_path, form):
+    path = tmp_path / f"model.{form}"
+    command = ["export", str(run), "--format", form, "--out", str(path), "--outputs", "score,map,p_value"]
+    assert main(command) == 0
+    model = load_pretrained(run)
+    image = torch.rand(5, model.in_channels, *model.image_size)
+    score = model(image).anomaly_score
+    if form == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found = dict(
+            zip([one.name for one in session.get_outputs()], session.run(None, {"image": image.numpy()}), strict=True)
+        )
+        told = session.get_modelmeta().custom_metadata_map
+        kept = json.loads(told["uad_zoo.calibration"])
+        assert json.loads(told["uad_zoo.image_size"]) == list(model.image_size)
+    else:
+        extra = {"uad_zoo.json": ""}
+        program = torch.export.load(path, extra_files=extra)
+        values = [one.detach().numpy() for one in program.module()(image)]
+        found = dict(zip(("anomaly_score", "anomaly_map", "p_value"), values, strict=True))
+        kept = json.loads(extra["uad_zoo.json"])["calibration"]
+    p = p_values(model.calibration.scores, score.double().numpy()).astype(np.float32)
+    assert (found["p_value"] == p).all()
+    assert kept["scores"] == model.calibration.scores
+    assert kept["threshold"] == kept["scores"][-1]
+    assert kept["digest"] == model.calibration.digest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from zoo.callbacks.gathering import method_name
 from zoo.checkpoints.saving import save_safetensors
+from zoo.decision import conformal
+from zoo.decision.decide import LEVEL
 from zoo.errors import UserError
 from zoo.files import whole
 
@@ -24,15 +28,25 @@ _DRAWS = (torch.rand, torch.randn, torch.randint, torch.randperm)
 
 
 class _Head(nn.Module):
-    """What is exported: image to score and, for methods that localise, map."""
+    """What is exported: image to score, for methods that localise map, and if asked for the calibrated p-value."""
 
-    def __init__(self, model: "AnomalyModule") -> None:
+    calibration: Tensor | None
+
+    def __init__(self, model: "AnomalyModule", with_p_value: bool = False) -> None:
         super().__init__()
         self.model = model
+        known = None
+        if with_p_value and model.calibration is not None:
+            known = torch.tensor(model.calibration.scores, dtype=torch.float32)  # as they were predicted: exact
+        self.register_buffer("calibration", known)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         prediction = self.model.predict_anomaly(image.clone() if self.model.scores_with_gradient else image)
-        return tuple(part for part in (prediction.anomaly_score, prediction.anomaly_map) if part is not None)
+        score, p_value = prediction.anomaly_score, None
+        if self.calibration is not None:
+            higher = (self.calibration[None] >= score[:, None]).float().sum(1)
+            p_value = (1 + higher) / (len(self.calibration) + 1)
+        return tuple(part for part in (score, prediction.anomaly_map, p_value) if part is not None)
 
 
 class _Draws(TorchFunctionMode):
@@ -55,20 +69,26 @@ class _Draws(TorchFunctionMode):
         return next(self.replay)
 
 
-def export(model: "AnomalyModule", form: ExportFormat, path: Path) -> None:
+def export(model: "AnomalyModule", form: ExportFormat, path: Path, *, with_p_value: bool = False) -> None:
     """Export score and map with a dynamic batch; preprocessing inside the method is part of the graph.
+
+    ONNX and pt2 files say what they are: method, version, value range, image size and calibration, as metadata
+    ``uad_zoo.*`` of an ONNX file and as the extra file ``uad_zoo.json`` of a pt2 file.
 
     Args:
         model: trained.
         form: ``onnx``, ``pt2`` (torch.export) or ``safetensors`` (a folder).
         path: file, or folder for safetensors.
+        with_p_value: also give the p-value of each image among the calibration cases; right where a case is one image.
 
     Raises:
-        UserError: the method cannot be exported, with the reason.
+        UserError: the method cannot be exported, with the reason, or a p-value without a calibration.
     """
+    if with_p_value and model.calibration is None:
+        raise UserError("p_value: the model has no calibration: zoo calibrate --run RUN --healthy DIR")
     if form == "safetensors":
         return save_safetensors(model, path)
-    head = _Head(copy.deepcopy(model).cpu()).eval().requires_grad_(False)
+    head = _Head(copy.deepcopy(model).cpu(), with_p_value).eval().requires_grad_(False)
     image = torch.rand(2, model.in_channels, *model.image_size, generator=torch.Generator().manual_seed(0))
     try:
         with torch.set_grad_enabled(model.scores_with_gradient):
@@ -76,9 +96,9 @@ def export(model: "AnomalyModule", form: ExportFormat, path: Path) -> None:
             _compare(head, program)
         with whole(path) as partial:
             if form == "pt2":
-                torch.export.save(program, partial)
+                torch.export.save(program, partial, extra_files={"uad_zoo.json": json.dumps(_metadata(head.model))})
             else:
-                _save_onnx(program, image, partial)
+                _save_onnx(program, image, partial, head)
     except (UserError, OSError):
         raise
     except ImportError as error:
@@ -146,11 +166,48 @@ def _compare(head: _Head, program: torch.export.ExportedProgram) -> None:
                 raise ValueError(f"the graph's output differs from the model's by {difference:.1g} (relative){hint}")
 
 
-def _save_onnx(program: torch.export.ExportedProgram, image: Tensor, path: Path) -> None:
-    names = ["anomaly_score", "anomaly_map"][: len(program.graph_signature.user_outputs)]
+def _save_onnx(program: torch.export.ExportedProgram, image: Tensor, path: Path, head: _Head) -> None:
+    import onnx
+
+    last = [] if head.calibration is None else ["p_value"]
+    count = len(program.graph_signature.user_outputs) - len(last)
+    names = ["anomaly_score", "anomaly_map"][:count] + last
     torch.onnx.export(
         program, (image,), path, input_names=["image"], output_names=names, external_data=False, verbose=False
     )
+    model = onnx.load(path)
+    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in _metadata(head.model).items()}
+    onnx.helper.set_model_props(model, {f"uad_zoo.{key}": value for key, value in told.items()})
+    onnx.save(model, path)
+
+
+def _metadata(model: "AnomalyModule") -> dict[str, Any]:
+    """What a program without this package needs to know to read images and to decide."""
+    import zoo
+
+    found: dict[str, Any] = {
+        "method": method_name(model),
+        "version": zoo.__version__,
+        "value_range": [float(bound) for bound in model.hparams.get("value_range") or (0.0, 1.0)],
+        "image_size": list(model.image_size),
+        "in_channels": model.in_channels,
+    }
+    calibration = model.calibration
+    if calibration is not None:
+        r = conformal.rank(len(calibration), LEVEL)
+        found["calibration"] = {
+            "scores": calibration.scores,
+            "n": len(calibration),
+            "smallest_p": calibration.smallest_p,
+            "rule": "flagged where the score is above the threshold",
+            "level": LEVEL,
+            "threshold": conformal.threshold(calibration.scores, r) if r else None,
+            "case_score": calibration.case_score,
+            "source": calibration.source,
+            "phantom": calibration.phantom,
+            "digest": calibration.digest(),
+        }
+    return found
 
 
 def _reason(error: Exception) -> str:

@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     give = commands.add_parser("export", help="a trained model as ONNX, torch.export program or safetensors")
     give.add_argument("source", metavar="CKPT", help="checkpoint, run folder or any source of zoo.load_pretrained")
     give.add_argument("--format", required=True, choices=("onnx", "pt2", "safetensors"))
+    give.add_argument("--outputs", default="score,map", metavar="LIST", help="score,map (default) or score,map,p_value")
     give.add_argument("--output", "--out", required=True, metavar="FILE", help="new file (safetensors: new folder)")
     push = commands.add_parser("push", help="a run as a folder in Hugging Face layout, with a model card")
     push.add_argument("source", metavar="RUN", help="run folder, or a checkpoint")
@@ -119,7 +120,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
     output = _new(arguments.output)
     model = load_pretrained(arguments.source)
-    export(model, arguments.format, output)
+    if arguments.outputs not in ("score,map", "score,map,p_value"):
+        raise UserError(f"--outputs {arguments.outputs}: expected score,map or score,map,p_value")
+    export(model, arguments.format, output, with_p_value=arguments.outputs.endswith("p_value"))
     print(f"{model.method().name} as {arguments.format}: {output}")
     return 0
 
