@@ -33,6 +33,7 @@ class Spec(NamedTuple):
 def straight_grid(
     shape: tuple[int, int, int], diagonal: tuple[float, float, float], origin: tuple[float, float, float]
 ) -> Grid:
+    """The grid whose axes are those of the world, with these voxel sizes (signed) and this first voxel."""
     affine = np.diag([*diagonal, 1.0])
     affine[:3, 3] = origin
     return Grid(shape, affine)

@@ -1,5 +1,7 @@
-"""The guard of all readers: the file is looked at before it is opened, its size read from the header before anything is
-decoded, any exception becomes the named :class:`BadFile`, and what comes out holds finite real numbers.
+"""The guard of all readers.
+
+The file is looked at before it is opened, its size read from the header before anything is decoded, any exception
+becomes the named :class:`BadFile`, and what comes out holds finite real numbers.
 """
 
 import functools
@@ -64,6 +66,7 @@ def size_limit() -> int:
 
 
 def refuse_size(path: str | Path, shape: Iterable[int]) -> None:
+    """Raise :class:`BadFile` for an empty image or one above the limit of values."""
     sides = [int(side) for side in shape]
     count, limit = math.prod(sides), size_limit()
     if min(sides, default=0) < 1:
@@ -139,6 +142,7 @@ def real(path: str | Path, values: Array) -> Array:
 
 
 def finite(path: str | Path, values: Array, what: str = "image") -> Array:
+    """The values as they are; :class:`BadFile` where some are NaN or infinite."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         found = f"{int((~np.isfinite(values)).sum())} values are NaN or infinite"
         raise BadFile(path, found, f"export the {what} again")

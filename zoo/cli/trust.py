@@ -1,5 +1,7 @@
-"""What a run folder may ask for. It may come from anywhere, so it is data: a configuration in it names classes of this
-package and a few of Lightning's own, with plain values; anything else is refused before a module is imported.
+"""What a run folder may ask for.
+
+It may come from anywhere, so it is data: a configuration in it names classes of this package and a few of Lightning's
+own, with plain values; anything else is refused before a module is imported.
 """
 
 import re

@@ -154,8 +154,11 @@ class MultiTaskUNet(AnomalyModule):
             self.trainer.datamodule.assign()  # type: ignore[attr-defined]
 
     def _sources(self, split: str, images: Tensor) -> tuple[Any, Any, Any, Any]:
-        """What blends take patches from, in [-1, 1]: all images of the split (without one, of the batch) for the intra
-        blend, those of the other data set for the inter blend; and the foreground of both, if it counts."""
+        """What blends take patches from, and the foreground of both, if it counts.
+
+        All images of the split (without one, of the batch) for the intra blend, those of the other data set for the
+        inter blend, in the range that the network expects.
+        """
         data, others = self._splits.get(split), self._foreign_images()
         if data is None:
             return images, -images if others is None else others[0], None, None

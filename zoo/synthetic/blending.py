@@ -98,8 +98,9 @@ def _check(image: Any, source: Any, mask: Any, corners: NDArray[Any]) -> None:
 
 
 def poisson_interpolate(image: Tensor, source: Tensor, alpha: float, corner: Sequence[int]) -> Tensor:
-    """Poisson image interpolation (Tan et al., MICCAI 2021): the larger of ``alpha`` times the foreign gradient and
-    ``1 - alpha`` times the own one, integrated over the box.
+    """Poisson image interpolation (Tan et al., MICCAI 2021).
+
+    The larger of ``alpha`` times the foreign gradient and ``1 - alpha`` times the own one, integrated over the box.
 
     Args:
         image: ``(C, *S)`` or ``(B, C, *S)``, floating.
