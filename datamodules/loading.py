@@ -51,6 +51,11 @@ class CachedImages(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def slices(self) -> Array:
+        """Number of each image's slice in its volume, ``(n,)``; -1 for images that are none."""
+        return np.asarray(self.store.slices[self.indices])
+
     def __getitem__(self, index: int) -> Batch:
         batch = self.__getitems__([index])
         return {key: value[0] for key, value in batch.items()}

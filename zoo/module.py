@@ -65,6 +65,7 @@ class AnomalyModule(LightningModule):
         small: constructor arguments for 64 pixels and minutes on a CPU, over the method's configuration (a literal).
         expects: range of values that the method takes; the data's range is mapped to it, values outside are not cut.
             ``z_scores``: takes z-scores as they are, and [-1, 1] where the data have bounds; ``any``: no conversion.
+        before: arguments that files from before them lack, with the values that they meant then.
         scores_with_gradient: True when :meth:`detect` needs gradients; it then gets a cloned input.
     """
 
@@ -74,6 +75,7 @@ class AnomalyModule(LightningModule):
     tiny: ClassVar[dict[str, Any]] = {}
     small: ClassVar[dict[str, Any]] = {}
     expects: ClassVar[tuple[float, float] | Literal["z_scores", "any"]] = (0.0, 1.0)
+    before: ClassVar[dict[str, Any]] = {}
     scores_with_gradient: bool = False
 
     image_size: tuple[int, ...]

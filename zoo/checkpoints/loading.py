@@ -42,7 +42,7 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
     with bounded(str(source), path.stat().st_size), weights_follow():
         cls = load_class(header["method"])
         try:
-            model = cls.from_hparams(arguments)
+            model = cls.from_hparams({**cls.before, **arguments})
         except TypeError as error:
             raise UserError(f"{source}: {_advice(header)}: {str(error).rpartition('__init__() ')[2]}") from error
         model.configure_model()

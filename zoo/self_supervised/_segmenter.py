@@ -45,13 +45,17 @@ class SyntheticSegmenter(AnomalyModule):
             tuple: ``(B, C, *S)``, ``(B, 1, *S)`` and more.
         """
 
+    def altered(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """:meth:`make_anomalies` of a training batch."""
+        return self.make_anomalies(self.prepare(batch["image"]), rng, batch["foreground"])
+
     def locate(self, prepared: Tensor) -> Tensor:
         """``(B, 1, *S)``, larger where the network sees a change: its logits."""
         return self.network(prepared).float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Binary cross-entropy with the label."""
-        altered, label = self.make_anomalies(self.prepare(batch["image"]), batch_generator(), batch["foreground"])[:2]
+        altered, label = self.altered(batch, batch_generator())[:2]
         loss = F.binary_cross_entropy_with_logits(self.locate(altered), label)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
         return loss

@@ -4,29 +4,36 @@ Tan et al., "Detecting outliers with foreign patch interpolation", MELBA 2022 (a
 healthy image is mixed in with a random weight; the network says with which.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo.module import Batch
 from zoo.nn.residual import WideResidualSegmenter
+from zoo.sample import DataSource
 from zoo.scoring.pooling import PoolingRule
 from zoo.self_supervised._segmenter import SyntheticSegmenter
 from zoo.synthetic.rectangles import draw_square
 from zoo.synthetic.strategy import RatedTask, equalise_own_range, rated_batch
 
+Array = NDArray[Any]
+
 
 class ForeignPatchInterpolation(SyntheticSegmenter):
     """Foreign patch interpolation (FPI).
 
-    Both images of a pair are used, each with a patch of the other at the same place. Label: the weight of the foreign
-    patch where it differs from the own pixels.
+    Each image gets a patch of another one at the same place: of the same slice of another volume, else of the next
+    image of the batch. Label: the weight of the foreign patch where it differs from the own pixels.
 
     Args:
         image_size: (H, W), multiples of ``2 ** (len(widths) - 1)``.
         in_channels: image channels.
         widths: channels of the wide residual encoder; the paper: 64, 128, 256, 256, 256.
+        layout: of the network, see :class:`~zoo.nn.residual.WideResidualSegmenter`; files from before this option
+            are ``headed``.
         core: central share of the image in which patches lie: 0.5 for brains, 0.8 for chest and abdomen.
         tolerance: smallest difference that counts as a change.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
@@ -45,6 +52,8 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
     small = {"widths": (8, 16, 32, 32)}
 
+    before: ClassVar[dict[str, Any]] = {"layout": "headed"}
+
     rated_task: ClassVar[RatedTask] = "linear"
 
     network: WideResidualSegmenter
@@ -55,6 +64,7 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
         image_size: int | tuple[int, ...] | None = None,
         in_channels: int | None = None,
         widths: tuple[int, ...] = (64, 128, 256, 256, 256),
+        layout: Literal["original", "headed"] = "original",
         core: float = 0.8,
         tolerance: float = 1e-3,
         strategy: bool = False,
@@ -66,7 +76,35 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
 
     def build(self) -> None:
         """Create the network."""
-        self.network = WideResidualSegmenter(self.in_channels, self.image_size, tuple(self.hparams["widths"]))
+        widths, layout = tuple(self.hparams["widths"]), self.hparams["layout"]
+        self.network = WideResidualSegmenter(self.in_channels, self.image_size, widths, layout=layout)
+        self._healthy: Any = None  # the training images, to take partners from
+        self._same_slice: dict[int, Array] = {}
+
+    def prepare_fit(self, data: DataSource | None) -> None:
+        """Note which training images are the same slice of other volumes."""
+        images = None if data is None else data.dataset("train")
+        slices = getattr(images, "slices", np.empty(0, int))
+        self._healthy = images
+        self._same_slice = {int(one): np.flatnonzero(slices == one) for one in np.unique(slices[slices >= 0])}
+
+    def altered(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Each image mixed with its partner."""
+        image = self.prepare(batch["image"])
+        return self.make_anomalies(image, rng, batch["foreground"], self._partners(batch, image, rng))
+
+    def _partners(self, batch: Batch, image: Tensor, rng: np.random.Generator) -> Tensor | None:
+        """The same slices of other volumes, ``(B, C, H, W)`` prepared; None where the images are no slices."""
+        if not self._same_slice or "slice" not in batch:
+            return None
+        chosen = []
+        for number, volume in zip(batch["slice"].tolist(), batch["volume"], strict=True):
+            candidates = self._same_slice[number]
+            own = [self._healthy.volumes[position] == volume for position in candidates]
+            others = candidates[~np.array(own)]
+            chosen.append(int(rng.choice(others if len(others) else candidates)))
+        found = self._healthy.__getitems__(chosen)["image"]
+        return self.prepare(self.to_expected(found.to(image.device)))
 
     def prepare(self, image: Tensor) -> Tensor:
         """``(B, C, H, W)`` as it is, or equalised to [0, 1] under the strategy."""
@@ -84,15 +122,20 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
         return torch.lerp(own, other, alpha)
 
     def make_anomalies(
-        self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
+        self,
+        image: Tensor,
+        rng: np.random.Generator,
+        foreground: Tensor | None = None,
+        others: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Each image is mixed with the next one, wherever the foreground is."""
+        """Each image is mixed with one of ``others``, else with the next one, wherever the foreground is."""
         if self.hparams["strategy"]:
             return rated_batch(image, rng, task=self.rated_task)[:2]
         size = (int(image.shape[2]), int(image.shape[3]))
-        altered, label, others = image.clone(), torch.zeros_like(image[:, :1]), image.roll(-1, 0)
-        low, high = image.amin((1, 2, 3)), image.amax((1, 2, 3))
-        low, high = torch.minimum(low, low.roll(-1)), torch.maximum(high, high.roll(-1))
+        others = image.roll(-1, 0) if others is None else others
+        altered, label = image.clone(), torch.zeros_like(image[:, :1])
+        low = torch.minimum(image.amin((1, 2, 3)), others.amin((1, 2, 3)))
+        high = torch.maximum(image.amax((1, 2, 3)), others.amax((1, 2, 3)))
         for number in range(len(image)):
             box, alpha = draw_square(rng, size, self.hparams["core"]).slices(), float(rng.uniform(0.05, 0.95))
             own = image[number, :, *box]
