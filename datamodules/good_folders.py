@@ -1,0 +1,156 @@
+"""Trees of ``good`` folders: the layouts of MVTec AD (Bergmann et al., CVPR 2019) and BMAD (Bao et al., CVPRW 2024)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.cache import Prepared
+from datamodules.folder import Folder, prepare_file
+from datamodules.folder_layout import MASK_ENDINGS
+from datamodules.listing import list_files, shown, stem
+from datamodules.preprocessing import read_mask
+from datamodules.reading import BadFile
+from datamodules.records import Record, held_out
+from zoo.errors import UserError
+
+_MASKS_BESIDE = ("label", "anomaly_mask")
+
+
+class GoodFolders(Folder):
+    """``train/good`` to train on, ``test/good`` and any other folders of ``test`` to find anomalies in.
+
+    Masks are in ``ground_truth/FOLDER/NAME_mask.png`` (MVTec) or beside ``img`` in ``test/Ungood/label`` or
+    ``anomaly_mask`` (BMAD). Healthy images of ``valid`` validate where it exists, otherwise a share of the training
+    images does. The ill images of ``valid`` are never used: BMAD's own protocol selects on them. A mask may be empty
+    (some of BMAD's ill slices show no tumour); the folder decides the label.
+
+    Values are in [0, 1], as those of :class:`~datamodules.folder.Folder`.
+    """
+
+    card = {
+        "title": "any set in the layout of MVTec AD or BMAD",
+        "access": "mvtec.com; github.com/DorisBao/BMAD",
+        "licence": "CC BY-NC-SA 4.0 (MVTec AD, BMAD)",
+        "layout": "train/good test/good test/* [ground_truth/*] [valid/good]",
+        "official": {},
+        "phantom": "good_folders",
+        "phantom_options": {"layout": ("bmad",)},
+        "config": "data/good_folders",
+        "images": "pictures",
+        "channels": (1, 3),
+        "value_range": (0.0, 1.0),
+        "foreground": "all",
+        "subject": "unknown; of BMAD's volumes the number before the last underscore (case_pattern)",
+        "protocol": "BMAD: 224 x 224, selected on ill validation images, which is not done here",
+        "leaks": "BMAD: brains are pseudo-coloured and scaled slice by slice; normal and ill livers come from two sets",
+    }
+
+    def __init__(self, *, root: str | None = None, subset: str | None = None, **options: Any) -> None:
+        """Remember the arguments.
+
+        Args:
+            root: folder that holds ``train/good``, or the folder above several such sets.
+            subset: the folder of one of them, for example ``Brain`` or ``bottle``.
+            **options: see :class:`~datamodules.folder.Folder`, but for the table.
+        """
+        super().__init__(root=root, **options)
+        if self.table is not None:
+            raise UserError("data.table: this layout has none; use datamodules.Folder for a table")
+        self.subset = subset
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The subset, if there is one."""
+        return self.subset or self.phantom_name
+
+    def tree(self) -> Path:
+        """The folder that holds ``train/good``.
+
+        Raises:
+            UserError: none does; the message lists the subsets.
+        """
+        root = self.folder()
+        chosen = root / self.subset if self.subset is not None and self.root is not None else root
+        if (chosen / "train" / "good").is_dir():
+            return chosen
+        inner = sorted(path.parents[1].name for path in root.glob("*/train/good"))
+        if inner:
+            raise UserError(f"{chosen}: no train/good; set data.subset to one of {', '.join(inner[:12])}")
+        found = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"
+        raise UserError(f"{chosen}: no folder train/good (found {found}); give the folder of a set in this layout")
+
+    def index(self, root: Path) -> list[Record]:
+        """Records by folder."""
+        tree = self.tree()
+        train, valid = _images(tree / "train" / "good"), _images(tree / "valid" / "good")
+        ids = {file: shown(file.relative_to(root).as_posix()) for file in [*train, *valid]}
+        val = set() if valid else held_out([self._owner(ids[file]) for file in train], self.val_fraction, self.seed)
+        records = [Record(ids[f], str(f), "val" if self._owner(ids[f]) in val else "train") for f in train]
+        records += [Record(ids[file], str(file), "val") for file in valid]
+        problems: list[BadFile] = []
+        for folder in sorted(path for path in (tree / "test").glob("*") if path.is_dir()):
+            masks = _masks(tree, folder)
+            for file in _images(folder):
+                name = shown(file.relative_to(root).as_posix())
+                if folder.name == "good":
+                    records.append(Record(name, str(file), "test"))
+                    continue
+                mask = next(
+                    (masks[stem(file.name) + end] for end in MASK_ENDINGS if stem(file.name) + end in masks), None
+                )
+                if masks and mask is None:
+                    problems.append(BadFile(file, "no mask of its name", f"add it beside {next(iter(masks.values()))}"))
+                else:
+                    records.append(Record(name, str(file), "test", 1, mask=None if mask is None else str(mask)))
+        self.report(problems)
+        return [replace(record, subject=self.case_of(record.id)) for record in records]
+
+    def _owner(self, name: str) -> str:
+        return self.case_of(name) or name
+
+    def _training_files(self) -> list[Path]:
+        return _images(self.tree() / "train" / "good")
+
+    def preprocessing(self) -> Callable[[Record], Prepared]:
+        """Read, scale, resize; empty masks are kept."""
+        scale: dict[str, Any] = {"bounds": self.intensity_range, "otherwise": self.grey_scale()}
+        return partial(prepare_picture, size=self._target(), channels=self.channels, **scale)
+
+    def notes(self) -> list[str]:
+        """How many ill images have an empty mask."""
+        assert self.store is not None
+        positions = np.flatnonzero(self.store.has_mask)
+        ill = positions[self.labels(positions) == 1]
+        empty = int((~self.store.mask(ill).reshape(len(ill), -1).any(1)).sum()) if len(ill) else 0
+        return [f"{empty} ill images have an empty mask"] if empty else []
+
+
+def _images(folder: Path) -> list[Path]:
+    """Images of a folder, or of its ``img`` where there is one."""
+    place = folder / "img" if (folder / "img").is_dir() else folder
+    files = list_files(place) if place.is_dir() else []
+    return [file for file in files if file.relative_to(place).parts[0] not in _MASKS_BESIDE]
+
+
+def _masks(tree: Path, folder: Path) -> dict[str, Path]:
+    """Masks of one folder of ``test`` by the stem of their names."""
+    for place in (*(folder / name for name in _MASKS_BESIDE), tree / "ground_truth" / folder.name):
+        if place.is_dir():
+            return {stem(file.name): file for file in list_files(place)}
+    return {}
+
+
+def prepare_picture(record: Record, **options: Any) -> Prepared:
+    """One picture as :func:`~datamodules.folder.prepare_file` reads it; an empty mask is no mistake here.
+
+    Raises:
+        BadFile: not decodable, or a mask that does not fit.
+    """
+    if record.mask is not None and not read_mask(record.mask).any():
+        prepared = prepare_file(replace(record, mask=None), **options)
+        return prepared._replace(mask=np.zeros((1, *prepared.image.shape[2:]), bool))
+    return prepare_file(record, **options)
