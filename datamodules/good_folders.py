@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.cache import Prepared
 from datamodules.folder import Folder, prepare_file
 from datamodules.folder_layout import MASK_ENDINGS
+from datamodules.layout import set_folder
 from datamodules.listing import list_files, shown, stem
 from datamodules.preprocessing import read_mask
 from datamodules.reading import BadFile
@@ -73,15 +74,7 @@ class GoodFolders(Folder):
         Raises:
             UserError: none does; the message lists the subsets.
         """
-        root = self.folder()
-        chosen = root / self.subset if self.subset is not None and self.root is not None else root
-        if (chosen / "train" / "good").is_dir():
-            return chosen
-        inner = sorted(path.parents[1].name for path in root.glob("*/train/good"))
-        if inner:
-            raise UserError(f"{chosen}: no train/good; set data.subset to one of {', '.join(inner[:12])}")
-        found = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"
-        raise UserError(f"{chosen}: no folder train/good (found {found}); give the folder of a set in this layout")
+        return set_folder(self.folder(), None if self.root is None else self.subset, "train/good")
 
     def index(self, root: Path) -> list[Record]:
         """Records by folder."""

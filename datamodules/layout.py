@@ -30,3 +30,25 @@ def locate(root: Path, wanted: str, title: str, levels: Sequence[str] = ("",)) -
             raise UserError(f"{root}: no {wanted} of {title} there; found {parent / wanted}: pass {parent}")
     content = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
     raise UserError(f"{root}: no {wanted} of {title} there (found {content}); give the folder that holds {wanted}")
+
+
+def set_folder(root: Path, subset: str | None, marker: str) -> Path:
+    """The folder of one set of a collection.
+
+    Args:
+        root: folder of the set, or the folder above several sets.
+        subset: folder of the set below ``root``; None: ``root`` itself.
+        marker: relative path of the file or folder by which a set is known.
+
+    Raises:
+        UserError: not there; the message lists the sets below ``root``.
+    """
+    chosen = root if subset is None else root / subset
+    if (chosen / marker).exists():
+        return chosen
+    depth = marker.count("/")
+    inner = sorted(path.parents[depth].name for path in root.glob(f"*/{marker}") if "_phantom_truth" not in path.parts)
+    if inner:
+        raise UserError(f"{chosen}: no {marker}; set data.subset to one of {', '.join(inner[:12])}")
+    found = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"
+    raise UserError(f"{chosen}: no {marker} (found {found}); give the folder that holds {marker}")

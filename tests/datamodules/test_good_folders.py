@@ -61,5 +61,5 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"045_mask.png: a mask of 20x20, its image .*045.png is 64x64"):
         _open(root).setup()
     shutil.rmtree(root / "train")
-    with pytest.raises(UserError, match=r"m: no folder train/good \(found .*ground_truth, test\)"):
+    with pytest.raises(UserError, match=r"m: no train/good \(found .*ground_truth, test\)"):
         _open(root).setup()
