@@ -143,6 +143,9 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _run(argv: list[str]) -> int:
     match argv[0]:
         case "fit" | "validate" | "test" | "predict":
+            from zoo.cli import early
+
+            early.check_call(argv)  # before a second and more goes into imports
             with _told_of_broken_packages():
                 from zoo.cli import running
 

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from benchmarks.plan import Cell
 from datamodules.registry import cards, class_names
-from zoo.cli.options import use_short_names
+from zoo.cli.parsing import use_short_names
 from zoo.cli.running import Call, ZooCLI, quieten
 from zoo.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Options of the commands: short names, configuration files, and mistakes told in a sentence."""
+"""Options of the commands: short names, configuration files, and where a mistake stands; imports nothing heavy."""
 
 import importlib.util
 import json
@@ -8,18 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
-import yaml
-from jsonargparse import _loaders_dumpers as loaders
-from lightning.pytorch.cli import LightningArgumentParser
-
 from datamodules.registry import class_names
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import find_settings, nearest
 from zoo.run_folder import Run, open_run
-
-MODE = "zoo"
 
 
 def take_run(options: list[str]) -> tuple[list[str], Run | None, bool]:
@@ -130,12 +123,12 @@ def _check(path: Path) -> None:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys such as model:, data:, trainer:; found {type(content).__name__}")
     try:
-        _resolve_classes(content)
+        resolve_classes(content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _resolve_classes(content: dict[str, Any]) -> None:
+def resolve_classes(content: dict[str, Any]) -> None:
     for key, resolve in _RESOLVERS.items():
         part = content.get(key)
         if isinstance(part, str) and not part.endswith((".yaml", ".yml", ".json")):
@@ -148,63 +141,10 @@ def _resolve_classes(content: dict[str, Any]) -> None:
                 part["init_args"] = {**settings, **(part.get("init_args") or {})}
 
 
-def use_short_names() -> None:
-    """Make the parser's YAML reader resolve short names of methods and data sets."""
-
-    def load(text: str) -> Any:
-        content = loaders.yaml_load(text)
-        if isinstance(content, dict):
-            _resolve_classes(content)
-        return content
-
-    jsonargparse.set_loader(MODE, load, loaders.get_loader_exceptions("yaml"))
-
-
 # ---- mistakes -----------------------------------------------------------------------------------------------------
 
 
-class Parser(LightningArgumentParser):
-    """A parser whose mistakes are one sentence with the nearest valid name."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raise instead of printing the usage."""
-        raise UserError(_explain(message, _options(self))) from ex
-
-
-def _options(parser: Any) -> list[str]:
-    names = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
-    action = getattr(parser, "_subcommands_action", None)
-    return names if action is None else _options(next(iter(action._name_parser_map.values())))
-
-
-def _explain(message: str, options: list[str]) -> str:
-    """Say in one or two lines what jsonargparse says in fifty; called again for every level of nesting."""
-    prefix = re.match(r'Parser key "(model|data)":', message)
-    inner = re.search(r"--\S+: (?:unknown option|expected).*", message)
-    if prefix and inner:
-        return inner.group(0).replace("--", f"--{prefix.group(1)}.")
-    missing = re.search(r"the following arguments are required: (.*)", message)
-    if missing:
-        return _missing(missing.group(1))
-    unknown = re.search(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'", message)
-    unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", message)
-    if unknown:
-        key = next(group for group in unknown.groups() if group).removeprefix("--")
-        close = nearest(key, options)
-        hint = f"; nearest: {', '.join('--' + one for one in close)}" if close else ""
-        return f"--{key}: unknown option{hint}"
-    value = re.search(r'Parser key "([\w.]+)":\s*(?:Expected an? (.+?)\. Got value: (.*))', message)
-    if value:
-        key, wanted, found = value.groups()
-        wanted = re.sub(r"<class '([\w.]+)'>", r"\1", wanted)
-        wanted = re.sub(r"typing.Literal\[(.*)\]", r"one of \1", wanted)
-        return f"--{key}: expected {wanted}, found {found}"
-    drop = ("Does not validate against any of the Union", "Given value", "Errors:", "Problem with given")
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    return "\n".join([line for line in lines if not line.startswith(drop) and "NoneType" not in line][:4] or lines[:4])
-
-
-def _missing(names: str) -> str:
+def missing_sections(names: str) -> str:
     parts = [name.rpartition(".")[2] for name in names.split(", ")]
     ways = {
         "model": "no method given: --config models/NAME or --model NAME (`zoo models` lists them)",
@@ -233,6 +173,8 @@ def with_place(message: str, files: list[Path]) -> str:
 
 def _line(path: Path, key: list[str]) -> int | None:
     """Where a key stands in a YAML file; ``init_args`` may be left out of it."""
+    import yaml
+
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     found = None
     while key and isinstance(node, yaml.MappingNode):

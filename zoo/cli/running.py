@@ -37,7 +37,8 @@ from zoo.callbacks.prediction_writer import PredictionWriter
 from zoo.checkpoints.loading import same_backbone
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.cli.calibrate import calibrate_after_fit, find_calibration
-from zoo.cli.options import MODE, Parser, resolve_names, take_run, use_short_names, with_place
+from zoo.cli.options import resolve_names, take_run, with_place
+from zoo.cli.parsing import MODE, Parser, use_short_names
 from zoo.cli.trust import check_run
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
