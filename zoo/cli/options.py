@@ -129,6 +129,7 @@ def _check(path: Path) -> None:
 
 
 def resolve_classes(content: dict[str, Any]) -> None:
+    """Put full class paths for short names of a method and a data set, and a variant's arguments, in place."""
     for key, resolve in _RESOLVERS.items():
         part = content.get(key)
         if isinstance(part, str) and not part.endswith((".yaml", ".yml", ".json")):
@@ -145,6 +146,7 @@ def resolve_classes(content: dict[str, Any]) -> None:
 
 
 def missing_sections(names: str) -> str:
+    """What to give for required options that are missing, such as ``model, data``."""
     parts = [name.rpartition(".")[2] for name in names.split(", ")]
     ways = {
         "model": "no method given: --config models/NAME or --model NAME (`zoo models` lists them)",
