@@ -119,11 +119,9 @@ class Chart(NamedTuple):
         from matplotlib import rc_context
 
         black = {key: "black" for key, value in _STYLE.items() if value == _INK}
-        white = {key: "white" for key, value in _STYLE.items() if value == "none" and key != "legend.facecolor"}
+        white = {key: "white" for key in _STYLE if key.endswith("facecolor")}
         with rc_context({**_STYLE, **black, **white, "svg.hashsalt": self.name}):
             figure = self._figure()
-            for artist in figure.findobj(lambda one: getattr(one, "get_color", lambda: "")() == _FAINT):
-                artist.set_color("0.5")  # type: ignore[attr-defined]
             figure.savefig(folder / f"{self.name}.svg", metadata={"Date": None})
             figure.savefig(folder / f"{self.name}.pdf", metadata={"CreationDate": None})
 

@@ -43,6 +43,7 @@ class Row(NamedTuple):
         repeated: every seed gave the same scores: no spread over seeds can be told.
         missing: seeds without a result -> why.
         choice: the image AUROC by the way that the checkpoint is chosen, mean over seeds; None where not compared.
+        semi_supervised: it also saw images of unknown health.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class Row(NamedTuple):
     repeated: bool = False
     missing: Mapping[int, str] = {}
     choice: Choice | None = None
+    semi_supervised: bool = False
 
 
 class Reference(NamedTuple):
@@ -188,6 +190,7 @@ def _row(cells: list[Result], names: list[str], best: bool, p_value: float, stro
         _mean_interval([_interval(_kept(cell)) for cell in cells]) if _copies(cells[0]).any() else _NOTHING,
         repeated,
         choice=Choice(*np.mean(choices, 0).tolist()) if choices else None,
+        semi_supervised=any(bool(cell.content.get("semi_supervised")) for cell in cells),
     )
 
 

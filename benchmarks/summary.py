@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper import write_paper
 from benchmarks.published import Published
 from benchmarks.report import write_page
 from benchmarks.results import PLAN_FILE, Result, read_json, read_results
@@ -10,7 +11,7 @@ from benchmarks.tables import write_tables
 from zoo.metrics.table import TABLE
 
 
-def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[str] | None:
+def write_report(folders: list[Path], out: Path, failed: dict[str, str], paper: Path | None = None) -> set[str] | None:
     """Tables and page from the finished cells of one or more folders.
 
     Failed and damaged cells, and those that do not belong with the others, are named and left out.
@@ -19,6 +20,7 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[
         folders: of benchmarks; title and published tables come from the first one's ``benchmark.json``.
         out: where the files go.
         failed: cells known to have failed, and why.
+        paper: where parts of a paper go too, or None.
 
     Returns:
         set: names of the cells left out, without those of an earlier configuration; None without a finished cell.
@@ -41,6 +43,9 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str]) -> set[
     rows = write_tables(out, name, reading.results, Published(published, list(TABLE)), missing)
     write_page(out, name, rows, reading.results, published, missing)
     _say((out / "leaderboard.md").read_text(encoding="utf-8"))
+    if paper is not None:
+        files = write_paper(paper, name, rows, reading.results)
+        _say(f"paper: {len(files)} files in {paper}")
     _say(f"page: {out / 'report.html'}   table: {out / 'leaderboard.csv'}")
     return {*failed, *problems}
 

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="tables and page from benchmark folders")
     report.add_argument("folders", nargs="+", metavar="DIR")
     report.add_argument("--out", help="where the files go; default: the first folder")
+    report.add_argument("--paper", help="folder for LaTeX tables, figures, references and a methods paragraph")
     return parser
 
 
@@ -141,4 +142,5 @@ def _report(arguments: argparse.Namespace) -> int:
             raise UserError(f"{folder}: no benchmark there (no folder cells); `zoo benchmark` makes one")
     out = Path(arguments.out) if arguments.out else folders[0]
     out.mkdir(parents=True, exist_ok=True)
-    return 0 if write_report(folders, out, {}) == set() else 1
+    paper = None if arguments.paper is None else Path(arguments.paper)
+    return 0 if write_report(folders, out, {}, paper) == set() else 1
