@@ -267,3 +267,23 @@ def test_pixel_shortcuts_of_a_lesion_in_the_centre():
     assert pixel_shortcuts(image, None).keys() == {"centre", "bright", "dark"}
     flat = pixel_shortcuts(image, (np.zeros((1, 32, 32)), np.zeros((1, 32, 32))))["z_score"]
     assert np.isfinite(flat).all()
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(80) // 4])
+def test_bootstrap_of_the_auroc_is_that_of_its_resamples(groups):
+    """The way by counts gives what evaluating every resample gives, ties included."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) // 8 % 2
+    scores, other = np.round(labels + rng.normal(0, 1, (2, 80)), 1)
+
+    def plain(s, t):
+        return auroc(s, t)
+
+    for fast, slow in (
+        (bootstrap_interval(scores, labels, groups=groups), bootstrap_interval(scores, labels, plain, groups=groups)),
+        (
+            bootstrap_difference(scores, other, labels, groups=groups),
+            bootstrap_difference(scores, other, labels, plain, groups=groups),
+        ),
+    ):
+        assert fast == pytest.approx(slow, abs=1e-12)

@@ -1,6 +1,6 @@
 """How sure a figure or a difference is: bootstrap intervals, paired tests, corrections, ranks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,8 +57,7 @@ def bootstrap_interval(
     value = metric(scores, labels)
     if np.isnan(value):
         return Interval(value, value, value)
-    drawn = [metric(scores[cases], labels[cases]) for cases in _draws(labels, groups, resamples, seed)]
-    return _percentiles(value, drawn, level)
+    return _percentiles(value, _redrawn(scores, labels, metric, _draws(labels, groups, resamples, seed)), level)
 
 
 def bootstrap_difference(
@@ -94,11 +93,24 @@ def bootstrap_difference(
     value = metric(first, labels) - metric(second, labels)
     if np.isnan(value):
         return Interval(value, value, value)
-    drawn = [
-        metric(first[cases], labels[cases]) - metric(second[cases], labels[cases])
-        for cases in _draws(labels, groups, resamples, seed)
-    ]
-    return _percentiles(value, drawn, level)
+    draws = list(_draws(labels, groups, resamples, seed))
+    return _percentiles(value, _redrawn(first, labels, metric, draws) - _redrawn(second, labels, metric, draws), level)
+
+
+def _redrawn(scores: Array, labels: Array, metric: Metric, draws: Iterable[Array]) -> Array:
+    """The metric of every resample; the AUROC of all at once, from how often each case was drawn."""
+    if metric is not auroc:
+        return np.array([metric(scores[cases], labels[cases]) for cases in draws])
+    order = np.argsort(scores, kind="stable")
+    truth, starts = labels[order].astype(bool), np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
+    areas = []
+    for cases in draws:
+        counts = np.bincount(cases, minlength=len(scores))[order]
+        hits, wrong = (np.add.reduceat(np.where(kind, counts, 0), starts) for kind in (truth, ~truth))
+        total = float(hits.sum()) * float(wrong.sum())
+        above = np.cumsum(wrong) - wrong / 2  # healthy cases below each score, ties counted half
+        areas.append(float(hits @ above) / total if total else np.nan)
+    return np.array(areas)
 
 
 def _draws(labels: Array, groups: Sequence[Any] | None, resamples: int, seed: int) -> Iterator[Array]:
@@ -113,7 +125,7 @@ def _draws(labels: Array, groups: Sequence[Any] | None, resamples: int, seed: in
         yield units if members is None else np.concatenate([members[unit] for unit in units])
 
 
-def _percentiles(value: float, drawn: list[float], level: float) -> Interval:
+def _percentiles(value: float, drawn: Array, level: float) -> Interval:
     tail = (1 - level) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
