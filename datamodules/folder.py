@@ -15,6 +15,7 @@ import numpy as np
 from datamodules.base import AnomalyDataModule
 from datamodules.cache import Prepared, content_digests
 from datamodules.checks import nearly_empty_range
+from datamodules.dicom_series import with_series
 from datamodules.folder_layout import LAYOUT, match_masks, missing_group
 from datamodules.listing import RASTER, VOLUMES, Listing, companions, kind, list_files, shown, walk
 from datamodules.preprocessing import (
@@ -41,7 +42,8 @@ class Folder(AnomalyDataModule):
     """``train/normal``, and to test ``test/normal`` and ``test/anomalous`` with or without ``masks``, below one root.
 
     Reads what :data:`datamodules.listing.SUFFIXES` lists and DICOM files of any name; volumes slice by slice along the
-    third axis as stored. A mask has the name of its image, up to ``_mask``, ``_seg`` or ``_gt``
+    third axis as stored; the DICOM slices of a series are a volume, and files of one patient (PatientID) a case.
+    A mask has the name of its image, up to ``_mask``, ``_seg`` or ``_gt``
     (``test/anomalous/a/x.png`` and ``masks/a/x.png``); any type, a volume for volumes. With ``unlabeled``,
     ``train/unlabeled`` holds images of unknown health. A ``table`` says all this instead of folders.
 
@@ -113,6 +115,7 @@ class Folder(AnomalyDataModule):
         self._channels = in_channels
         self._grey_scale: Bounds | None = None
         self._original: tuple[str, Array] | None = None
+        self._series: dict[str, list[str]] = {}
         self._listings: dict[str, Listing] = {}
 
     def index(self, root: Path) -> list[Record]:
@@ -120,19 +123,33 @@ class Folder(AnomalyDataModule):
         if self.table is not None:
             options: dict[str, Any] = {"val_fraction": self.val_fraction, "seed": self.seed}
             records = read_table(self.table, root, case_of=self.case_of, report=self.report, **options)
-            return [record for record in records if self.unlabeled or record.split != "unlabeled"]
-        train = [shown(file.relative_to(root).as_posix()) for file in self._group("train/normal")]
-        val = held_out([self.case_of(name) or name for name in train], self.val_fraction, self.seed)
-        records = [_record(root, file, "train") for file in self._group("train/normal")]
-        records = [replace(one, split="val") if (self.case_of(one.id) or one.id) in val else one for one in records]
-        records += [_record(root, file, "test") for file in self._group("test/normal", needed=False)]
+            return self._joined([record for record in records if self.unlabeled or record.split != "unlabeled"])
+        files = [_record(root, file, "train") for file in self._group("train/normal")]
+        train = self._joined([self._with_case(record) for record in files])
+        val = held_out([record.subject or record.id for record in train], self.val_fraction, self.seed)
+        train = [replace(one, split="val") if (one.subject or one.id) in val else one for one in train]
+        records = [_record(root, file, "test") for file in self._group("test/normal", needed=False)]
         anomalous = self._group("test/anomalous", needed=False)
         masks, problems = match_masks(root, anomalous)
         self.report(problems)
         records += [_record(root, file, "test", 1, masks[file]) for file in anomalous if file in masks]
         if self.unlabeled:
             records += [_record(root, file, "unlabeled") for file in self._group("train/unlabeled")]
-        return [self._with_case(record) for record in records]
+        return train + self._joined([self._with_case(record) for record in records])
+
+    def _joined(self, records: list[Record]) -> list[Record]:
+        """Series of DICOM slices as volumes."""
+        joined = with_series(records)
+        self._series |= {one.image: [one.image, *one.companions] for one in joined if _is_series(one)}
+        return joined
+
+    def predict_records(self, path: Path) -> list[Record]:
+        """As everywhere, with series of DICOM slices as volumes."""
+        return self._joined(super().predict_records(path))
+
+    def members(self, source: str) -> list[str]:
+        """All files of the series whose first one is ``source``, in the order of their slices."""
+        return self._series.get(source, [source])
 
     def _group(self, name: str, *, needed: bool = True) -> list[Path]:
         root = self.folder()
@@ -165,6 +182,8 @@ class Folder(AnomalyDataModule):
 
     def original(self, source: str, number: int) -> Array | None:
         """The whole file as it is read, before resizing."""
+        if source in self._series and number >= 0:
+            source, number = self._series[source][number], -1
         if self._original is None or self._original[0] != source:
             decoded = _decoded(source, self.intensity_range is None)
             image = unit_picture(source, decoded, self.intensity_range, self.grey_scale())
@@ -326,6 +345,8 @@ def prepare_file(
     Raises:
         BadFile: not decodable, or a mask that does not fit.
     """
+    if _is_series(record):
+        return _prepare_series(record, size, channels, bounds, otherwise)
     decoded = _decoded(record.image, bounds is None)
     image = unit_picture(record.image, decoded, bounds, otherwise)
     target = image.shape[:2] if size is None else (size[0], size[1])
@@ -336,6 +357,21 @@ def prepare_file(
         check_mask(record.image, image, record.mask, mask)
     image = np.moveaxis(resize_image(match_channels(image, channels), target), -1, 0)
     return Prepared(image[None], None if mask is None else resize_mask(mask, target)[None])
+
+
+def _is_series(record: Record) -> bool:
+    return bool(record.companions) and kind(record.image) == ".dcm"
+
+
+def _prepare_series(
+    record: Record, size: tuple[int, ...] | None, channels: int, bounds: Bounds | None, otherwise: Bounds | None
+) -> Prepared:
+    planes = []
+    for file in (record.image, *record.companions):
+        image = unit_picture(file, _decoded(file, bounds is None), bounds, otherwise)
+        target = image.shape[:2] if size is None else (size[0], size[1])
+        planes.append(np.moveaxis(resize_image(match_channels(image, channels), target), -1, 0))
+    return Prepared(np.stack(planes), None, None, None, tuple(range(len(planes))))
 
 
 def _prepare_volume(record: Record, volume: Volume, unit: Array, target: tuple[int, ...], channels: int) -> Prepared:
