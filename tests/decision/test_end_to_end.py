@@ -80,13 +80,22 @@ def test_prediction_decides_by_case_and_writes_what_people_open(run, folder, cap
     assert (first["size_unit"], first["space"]) == ("pixels", "pixels")
     assert 8 < float(first["y"]) < 20
     assert 10 < float(first["x"]) < 24
-    assert Image.open(made / "overlays" / (scores[0]["id"] + ".png")).size[0] >= 360
+    assert Image.open(made / "overlays" / scores[0]["id"]).size[0] >= 360
     page = (made / "predictions.html").read_text()
     assert "test-anomalous00" in page
     decision = json.loads((made / "decision.json").read_text())
     assert decision["counts"]["flagged"] == 6
     assert decision["calibration"]["digest"]
     assert not list(made.glob(".gathered*"))
+
+
+def test_page_of_the_run(run, tmp_path, capsys):
+    assert main(["report", str(run), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text()
+    for part in ("At the calibrated threshold", "Worst cases", "Healthy p-values", "data:image/png", "sensitivity"):
+        assert part in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert main(["report", str(tmp_path)]) == 2
 
 
 def test_batches_of_any_size_decide_alike(run, folder, tmp_path):

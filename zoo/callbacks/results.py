@@ -66,6 +66,14 @@ class Context:
     original: Callable[[str, int], Array | None] = lambda source, number: None
     members: Callable[[str], list[str]] = lambda source: [source]
     warnings: list[str] = field(default_factory=list)
+    taken: dict[str, str] = field(default_factory=dict)
+
+    def name_for(self, name: str, folder: str, ending: str) -> Path:
+        """A new path below the folder; names that differ in their suffix alone keep it."""
+        path = Path(folder, safe_stem(name) + ending)
+        if self.taken.setdefault(path.as_posix().lower(), name) != name:
+            path = Path(folder, safe(name) + ending)
+        return path
 
 
 @dataclass
@@ -162,7 +170,7 @@ def _raw_maps(gathered: Gathering, name: str, members: list[Row], context: Conte
     if context.maps == "none" or members[0].place < 0:
         return [""] * len(members)
     if _as_nifti(members, context):
-        path = Path("maps") / f"{safe_stem(name)}.nii.gz"
+        path = context.name_for(name, "maps", ".nii.gz")
         stacked = np.stack([found for row in members if (found := gathered.map(row)) is not None])
         shape = nifti.shape_of(members[0].source)
         values = _on_grid(stacked, [row.slice for row in members], shape)
@@ -331,7 +339,7 @@ def _draw(
     if "png" in context.formats:
         from PIL import Image
 
-        relative = Path("overlays") / f"{safe(name)}.png"
+        relative = context.name_for(name, "overlays", ".png")
         with whole(context.folder / relative) as partial:
             Image.fromarray(drawn).save(partial)
         output.overlay = relative.as_posix()
@@ -374,12 +382,11 @@ def _write_nifti(
 ) -> None:
     source, numbers = members[0].source, [row.slice for row in members]
     shape = nifti.shape_of(source)
-    base = context.folder / "nifti" / safe_stem(name)
     percent = _on_grid(findings.pixel_percentiles(maps, scale), numbers, shape)
     mask = _on_grid((labels > 0).astype(np.uint8), numbers, shape, nearest=True)
     for kind, values, largest in (("percentile", percent, 100.0), ("mask", mask, 1.0)):
-        path = base.with_name(f"{base.name}_{kind}.nii.gz")
-        nifti.write_like(source, values, path, name=kind, method=context.method, largest=largest)
+        path = context.name_for(name, "nifti", f"_{kind}.nii.gz")
+        nifti.write_like(source, values, context.folder / path, name=kind, method=context.method, largest=largest)
 
 
 def _write_dicom(
@@ -419,7 +426,7 @@ def _write_dicom(
             labels = np.stack([_nearest(one, size) for one in marked])
             levels = findings.pixel_percentiles(maps, arrays[2])
             percent = np.stack([overlay.resized(one, size) for one in levels])
-        path = context.folder / "dicom" / f"{safe_stem(name)}_{kind}.dcm"
+        path = context.folder / context.name_for(name, "dicom", f"_{kind}.dcm")
         dicom.write(kind, headers, path, report, labels=labels, percentiles=percent, picture=picture)
     except UserError as error:
         _refuse(context, str(error))

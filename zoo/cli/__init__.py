@@ -23,7 +23,7 @@ look around
   data list | phantom | check        data sets: expected files, generated stand-ins, examination
 compare
   benchmark CONFIG --out DIR         methods x data sets x seeds, resumable
-  report DIR ...                     tables and page of one or more benchmark folders
+  report DIR ...                     tables and page of benchmark folders; the page of one run
   papers [SUITE]                     the papers' tables, the suites that repeat them, settings beside the stated ones
 checkpoints
   import | export | push             original authors' files; ONNX, pt2, safetensors; Hugging Face layout

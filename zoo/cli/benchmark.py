@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--retry-failed", action="store_true", help="run failed cells again")
     run.add_argument("--dry-run", action="store_true", help="show what would be run, and how long it may take")
     run.add_argument("--wandb", choices=("online", "offline"), help="log finished cells to Weights & Biases")
-    report = commands.add_parser("report", help="tables and page from benchmark folders")
+    report = commands.add_parser("report", help="tables and page from benchmark folders, or the page of one run")
     report.add_argument("folders", nargs="+", metavar="DIR")
     report.add_argument("--out", help="where the files go; default: the first folder")
     report.add_argument("--paper", help="folder for LaTeX tables, figures, references and a methods paragraph")
@@ -137,9 +137,14 @@ def _report(arguments: argparse.Namespace) -> int:
     from benchmarks.summary import write_report
 
     folders = [Path(folder) for folder in arguments.folders]
+    if len(folders) == 1 and (folders[0] / "metrics.json").is_file() and not (folders[0] / "cells").is_dir():
+        from benchmarks.run_page import write_run_page
+
+        print(write_run_page(folders[0], Path(arguments.out) if arguments.out else folders[0]))
+        return 0
     for folder in folders:
         if not (folder / "cells").is_dir():
-            raise UserError(f"{folder}: no benchmark there (no folder cells); `zoo benchmark` makes one")
+            raise UserError(f"{folder}: no benchmark there (no folder cells) and no tested run (no metrics.json)")
     out = Path(arguments.out) if arguments.out else folders[0]
     out.mkdir(parents=True, exist_ok=True)
     paper = None if arguments.paper is None else Path(arguments.paper)
