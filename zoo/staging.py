@@ -18,10 +18,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
+from zoo.callbacks.resume_point import at_batch_end, at_epoch_end, count_epoch, end_epoch, settle
 from zoo.errors import UserError
 from zoo.nn.processes import alike, differing, without_repeats
 from zoo.sample import Sample
@@ -221,6 +223,40 @@ class Staging(Callback):
                 raise UserError(f"{len(sampler.dataset)} training images for {sampler.num_replicas} processes")  # type: ignore[arg-type]
             if self._batch_number >= self._plan[-1].end - 1:  # resumed after the end
                 trainer.should_stop = True
+            self._withhold_validation()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What goes on from here shall do what would have been done."""
+        loops = checkpoint.get("loops", {}).get("fit_loop")
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not fitting or loops is None:
+            return
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.training and at_epoch_end(loops):
+            end_epoch(loops, counted_again=self._validates_before(trainer))
+        if not (trainer.validating or at_batch_end(loops)):
+            return
+        seen: Any = loop.val_loop.batch_progress
+        fetcher = trainer.fit_loop._data_fetcher
+        validated = trainer.validating and seen.is_last_batch and seen.current.completed == seen.current.processed
+        due = not validated and fetcher is not None and loop._should_check_val_fx(fetcher)
+        settle(loops, last=loop._num_ready_batches_reached(), validation_due=due)
+
+    @staticmethod
+    def _validates_before(trainer: Trainer) -> bool:
+        """Whether Lightning's test for a validation holds before the first batch of the next epoch."""
+        every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch or math.inf
+        if not trainer.enable_validation or batches == math.inf:
+            return False
+        if every is None:
+            return bool(trainer.fit_loop.epoch_loop.batch_progress.total.ready % batches == 0)
+        return (trainer.current_epoch + 2) % every == 0
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Files of earlier versions may have lost count of the epochs."""
+        loops = checkpoint.get("loops", {}).get("fit_loop")
+        if loops and at_batch_end(loops):
+            count_epoch(loops)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the batch."""
@@ -235,13 +271,7 @@ class Staging(Callback):
             trainer.should_stop = True
         else:
             self._skip_to_collecting()
-        collected = max((span.end for span in self._plan if span.stage.kind == "collect"), default=0)
-        if self._batch_number < collected - 1:
-            due = trainer.val_check_batch or math.inf
-            if self._batch_number == 0 and trainer.enable_validation and collected > due:
-                name = type(self.module).__name__
-                rank_zero_info(f"{name} is validated once all its statistics have been collected")
-            self._withheld, trainer.limit_val_batches = trainer.limit_val_batches, 0
+        self._withhold_validation()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A callback may have asked to stop at the end of an epoch."""
@@ -282,6 +312,17 @@ class Staging(Callback):
         trainer = self.module.trainer
         self._plan = self._make_plan()
         trainer.fit_loop.max_epochs = math.ceil(self._plan[-1].end / int(trainer.num_training_batches))
+
+    def _withhold_validation(self) -> None:
+        """There is nothing to predict with while a collecting stage is to come or has not finished."""
+        trainer = self.module.trainer
+        collected = max((span.end for span in self._plan if span.stage.kind == "collect"), default=0)
+        if self._batch_number < collected - 1 and self._withheld is None:
+            due = trainer.val_check_batch or math.inf
+            if self._batch_number == 0 and trainer.enable_validation and collected > due:
+                name = type(self.module).__name__
+                rank_zero_info(f"{name} is validated once all its statistics have been collected")
+            self._withheld, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
     def _allow_validation(self) -> None:
         if self._withheld is not None:

@@ -57,23 +57,28 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save when it is time or when the process is asked to end.
 
-        After the last batch only :meth:`on_train_end` saves, once the validation that is still to come is done.
+        Not while gradients are accumulated, which a checkpoint does not keep; and after the last batch only in
+        :meth:`on_train_end`, once the validation that is still to come is done.
         """
         stop, due = self._signal is not None, time.monotonic() - self._saved >= 60 * self.minutes
         if trainer.world_size > 1:  # all processes, or they would wait for one another
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             due = trainer.strategy.broadcast(due)
-        if (stop or due) and not trainer.should_stop:
+        if (stop or due) and self._may_save(trainer):
             self._save(trainer)
-        if stop and not trainer.should_stop:
-            self._stop()
+            if stop:
+                self._stop()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """A long validation does not keep a request to end waiting; resumed, it starts from its beginning."""
         if self._signal is not None and trainer.world_size == 1 and not trainer.sanity_checking:
-            if not trainer.should_stop:
+            if self._may_save(trainer):
                 self._save(trainer)
             self._stop()
+
+    def _may_save(self, trainer: Trainer) -> bool:
+        loop = trainer.fit_loop
+        return not loop.epoch_loop._should_accumulate() and not (trainer.should_stop and loop._can_stop_early)
 
     def _stop(self) -> None:
         raise KeyboardInterrupt if self._signal == signal.SIGINT else SIGTERMException
