@@ -1,11 +1,14 @@
 """What all data sets share: :class:`Sample`, the batch, and :class:`AnomalyDataModule`."""
 
+import glob
 import hashlib
+import inspect
 import json
 import os
+import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -47,7 +50,8 @@ class AnomalyDataModule(LightningDataModule):
             :mod:`zoo.foreground`.
         slices_as_stored: all slices of a volume are served, oriented as in the file, so that maps stack back into it.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
-        predict_input: when set, a file or folder of images that ``predict`` serves instead of the test set.
+        predict_input: when set, a file, folder or pattern of names (``*``), or several of them, that ``predict`` serves
+            instead of the test set.
         predict_split: when set, the part of :meth:`dataset` that ``predict`` serves.
         records: all records, in the order of the store, after :meth:`setup`.
         manifest: the records that could be read, after :meth:`setup`.
@@ -123,7 +127,7 @@ class AnomalyDataModule(LightningDataModule):
         if unlabeled and random_crop is not None:
             raise UserError("data.unlabeled and data.random_crop do not go together: the pool is not cropped")
         self.unlabeled = unlabeled
-        self.predict_input: str | None = None
+        self.predict_input: str | Sequence[str] | None = None
         self.manifest: list[Record] = []
         self.records: list[Record] = []
         self.rejected: list[str] = []
@@ -519,38 +523,95 @@ class AnomalyDataModule(LightningDataModule):
         if self._predict is None:
             assert self.predict_input is not None
             if self.image_size is None:
-                _ = self.spatial_size  # new files get the size of the training images
-            records = self.predict_records(Path(self.predict_input).expanduser())
+                self.image_size = self.spatial_size  # new files get the size of the training images
+            given = [self.predict_input] if isinstance(self.predict_input, str) else list(self.predict_input)
+            records = self.predict_records([place for one in given for place in expand(one)])
             store = self._open(records)
+            self.rejected += store.rejected.values()
             positions = np.arange(len(store))
             self._predict = self._images(store, records, positions, np.zeros(len(store), np.int64))
             self._predict.with_mask = False
         return self._predict
 
-    def predict_records(self, path: Path) -> list[Record]:
-        """Records for a file or for all images below a folder.
+    def predict_records(self, places: Sequence[Path]) -> list[Record]:
+        """Records for files and for all images below folders, named by their path below what was given.
+
+        Several places keep as much of their own names as tells them apart.
 
         Raises:
             UserError: nothing there.
         """
-        if path.is_file():
-            files, folder = [path], path.parent
-        else:
-            listing = walk(path) if path.is_dir() else None
-            if listing is None or not listing.files:
-                raise UserError(f"{path}: {'no image below it' if listing else 'no such file or folder'}; {READABLE}")
-            files, folder = listing.files, path
+        found: dict[Path, Path] = {}  # file, and the folder below which it is named
+        for place in places:
+            if place.is_file():
+                found.setdefault(place, place.parent)
+            elif not place.is_dir():
+                raise UserError(f"{shown(place)}: no image found, no such file or folder; {READABLE}")
+            else:
+                listing = walk(place)
+                if not listing.files:
+                    raise UserError(f"{shown(place)}: no image found below it; {listing.note() or READABLE}")
+                if listing.note():
+                    warnings.warn(listing.note())
+                found |= {file: place for file in listing.files if file not in found}
+        names = {file: file.relative_to(folder).as_posix() for file, folder in found.items()}
+        if len(set(names.values())) < len(names):  # the same name in two folders
+            above = Path(os.path.commonpath([file.absolute() for file in found]))
+            names = {file: file.absolute().relative_to(above).as_posix() for file in found}
         records = []
-        for file in files:
-            name = shown(file.relative_to(folder).as_posix())
-            parts = tuple(str(part.resolve()) for part in companions(file))
-            records.append(Record(name, str(file.absolute()), subject=self.case_of(name), companions=parts))
+        for file, name in names.items():
+            parts = tuple(str(part.absolute()) for part in companions(file))
+            subject = self.case_of(shown(name))
+            records.append(Record(shown(name), str(file.absolute()), subject=subject, companions=parts))
         return records
+
+    # ---- what a checkpoint keeps --------------------------------------------------------------------------------
+
+    def recipe(self) -> dict[str, Any]:
+        """What a checkpoint has to know to read other files as the training images were read, in plain values."""
+        own = [key for key in inspect.signature(type(self).__init__).parameters if hasattr(self, key)]
+        own = [key for key in own if key not in _COMMON and key != "table" and not key.endswith("root")]
+        known = {"image_size": list(self.spatial_size), "channels": self.channels}
+        return {
+            "class_path": f"datamodules.{type(self).__name__}",
+            "init_args": {key: plain_value(getattr(self, key)) for key in own},
+            "known": known,
+        }
+
+    def take_known(self, known: Mapping[str, Any]) -> None:
+        """Take size and channels from a checkpoint: predicting other files needs no training data.
+
+        Args:
+            known: of :meth:`recipe`.
+        """
+        size = known.get("image_size")
+        if self.image_size is None and size is not None:
+            self.image_size = (size,) * 2 if isinstance(size, int) else tuple(int(side) for side in size)
 
     def _in_order(self, dataset: CachedImages | WithSyntheticAnomalies) -> DataLoader[Batch]:
         return DataLoader(
             dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=keep_batch, shuffle=False
         )
+
+
+def expand(place: str) -> list[Path]:
+    """A file or folder, or what a pattern of names stands for (for shells that leave patterns alone), sorted.
+
+    Raises:
+        UserError: a pattern that nothing matches.
+    """
+    path = Path(place).expanduser()
+    if path.exists() or not glob.has_magic(place):
+        return [path]
+    found = sorted(Path(one) for one in glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute patterns
+    if not found:
+        raise UserError(f"{place}: nothing has such a name; {READABLE}")
+    return found
+
+
+def plain_value(value: Any) -> Any:
+    """An argument as YAML and checkpoints keep it: tuples as lists, expressions as text."""
+    return list(value) if isinstance(value, tuple) else value.pattern if isinstance(value, re.Pattern) else value
 
 
 def default_cache() -> Path:
@@ -565,3 +626,6 @@ def _refuse_double_use(records: Sequence[Record]) -> None:
         first = splits.setdefault((record.image, part), record.split)
         if first != record.split:
             raise UserError(f"{record.image}: in {first} and in {record.split}; every file belongs to one split")
+
+
+_COMMON = frozenset(inspect.signature(AnomalyDataModule.__init__).parameters)

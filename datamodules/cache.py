@@ -79,6 +79,13 @@ class Store:
         self._masks = self._open_bits("masks.bin") if self.has_mask.any() else None
         self._foreground = self._open_bits("foreground.bin") if meta["foreground"] else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the entry again by its path: worker processes that are spawned get no pixels through a pipe."""
+        Store.__init__(self, state["folder"])
+
     def __len__(self) -> int:
         return len(self.record)
 
@@ -110,11 +117,13 @@ class Store:
         return bits.astype(bool).reshape(shape)
 
 
+_UNREADABLE = "unreadable"
+
+
 def content_digests(files: Iterable[str], cache_dir: Path) -> dict[str, str]:
     """BLAKE2 digest of every file's content; unchanged files (size, times) are not read again.
 
-    Raises:
-        BadFile: a file cannot be read.
+    Files that cannot be read have the digest ``unreadable``: reading them tells why.
     """
     with exclusive(cache_dir / "digests.lock"):
         return _content_digests(files, cache_dir / "digests.json")
@@ -130,8 +139,9 @@ def _content_digests(files: Iterable[str], memo_path: Path) -> dict[str, str]:
     for file in dict.fromkeys(files):
         try:
             status = Path(file).stat()
-        except OSError as error:
-            raise BadFile(file, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+        except OSError:  # told when it is read, strict or lenient
+            digests[file] = _UNREADABLE
+            continue
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         known = memo.get(file)
         if known is not None and known[:3] == stamp:
@@ -142,7 +152,8 @@ def _content_digests(files: Iterable[str], memo_path: Path) -> dict[str, str]:
         with ThreadPoolExecutor(_threads()) as pool:
             for (file, stamp), digest in zip(fresh, pool.map(_digest, [file for file, _ in fresh]), strict=True):
                 digests[file] = digest
-                memo[file] = [*stamp, digest]
+                if digest != _UNREADABLE:
+                    memo[file] = [*stamp, digest]
         write_text(memo_path, json.dumps(memo), shared=True)
     return digests
 
@@ -151,8 +162,8 @@ def _digest(file: str) -> str:
     try:
         with Path(file).open("rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:
-        raise BadFile(file, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+    except OSError:
+        return _UNREADABLE
 
 
 def entry_key(records: Sequence[Record], digests: dict[str, str], parameters: dict[str, Any]) -> str:
@@ -208,18 +219,21 @@ def exclusive(path: Path) -> Iterator[None]:
     Raises:
         UserError: the folder is not writable.
     """
-    import fcntl
+    from filelock import FileLock
 
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a")
-    except OSError as error:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "it cannot be locked"
         raise UserError(
-            f"{path.parent}: the cache folder is not writable ({error.strerror}); give another --data.cache_dir"
+            f"{path.parent}: the cache folder is not writable ({reason}); give another --data.cache_dir"
         ) from error
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _build(

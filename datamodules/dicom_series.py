@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.listing import kind
+from datamodules.reading.films import refuse_inflation
 from datamodules.records import Record
 
 _TAGS = (
@@ -64,6 +65,7 @@ def _header(path: str) -> _Header | None:
     import pydicom
 
     try:
+        refuse_inflation(path)
         header: Any = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
         subject = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
         place, plane = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")

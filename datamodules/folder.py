@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.base import AnomalyDataModule
+from datamodules.base import READABLE, AnomalyDataModule
 from datamodules.cache import Prepared, content_digests
 from datamodules.checks import nearly_empty_range
 from datamodules.dicom_series import with_series
-from datamodules.folder_layout import LAYOUT, match_masks, missing_group
+from datamodules.folder_layout import match_masks, missing_group
 from datamodules.listing import RASTER, VOLUMES, Listing, companions, kind, list_files, shown, walk
 from datamodules.preprocessing import (
     check_mask,
@@ -143,13 +143,29 @@ class Folder(AnomalyDataModule):
         self._series |= {one.image: [one.image, *one.companions] for one in joined if _is_series(one)}
         return joined
 
-    def predict_records(self, path: Path) -> list[Record]:
+    def predict_records(self, places: Sequence[Path]) -> list[Record]:
         """As everywhere, with series of DICOM slices as volumes."""
-        return self._joined(super().predict_records(path))
+        return self._joined(super().predict_records(places))
 
     def members(self, source: str) -> list[str]:
         """All files of the series whose first one is ``source``, in the order of their slices."""
         return self._series.get(source, [source])
+
+    def recipe(self) -> dict[str, Any]:
+        """As of all data sets, with the grey scale of files that state none."""
+        found = super().recipe()
+        scale = self.grey_scale()
+        found["known"] |= {"grey_scale": None if scale is None else list(scale)}
+        return found
+
+    def take_known(self, known: Mapping[str, Any]) -> None:
+        """As of all data sets, with channels and grey scale."""
+        super().take_known(known)
+        if self._channels is None and known.get("channels") is not None:
+            self._channels = int(known["channels"])
+        if self._grey_scale is None and known.get("grey_scale") is not None:
+            low, high = known["grey_scale"]
+            self._grey_scale = (float(low), float(high))
 
     def _group(self, name: str, *, needed: bool = True) -> list[Path]:
         root = self.folder()
@@ -164,7 +180,7 @@ class Folder(AnomalyDataModule):
         listing = self._listings[name]
         note = listing.note()
         if not listing.files and needed:
-            raise UserError(f"{root / name}: no image in it; {note or f'the folders {LAYOUT} are expected'}")
+            raise UserError(f"{root / name}: no image in it; {note or READABLE}")
         return listing.files
 
     def _with_case(self, record: Record) -> Record:
@@ -241,7 +257,8 @@ class Folder(AnomalyDataModule):
         Floats that lie in [0, 1] keep it. Where all training files state a scale, that of the first. None if the user
         states one.
         """
-        if self.intensity_range is None and self._grey_scale is None:
+        elsewhere = self.predict_input is not None and self.root is not None and not self.root.is_dir()
+        if self.intensity_range is None and self._grey_scale is None and not elsewhere:
             files = self._training_files()
             asked = [str(file) for file in files if kind(file) in _MAY_STATE_NOTHING]
             self._grey_scale = self._measured_scale(asked) if asked else None

@@ -114,7 +114,7 @@ class ResumableLoader(DataLoader[Batch]):
     _resume: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        epoch = self.sampler.epoch  # type: ignore[attr-defined]
+        epoch = getattr(self.sampler, "epoch", 0)  # Lightning puts a plain sampler for overfit_batches
         skip = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None
         self._next_batch = skip
@@ -134,7 +134,7 @@ class ResumableLoader(DataLoader[Batch]):
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and number of the next batch."""
-        return {"epoch": self.sampler.epoch, "next_batch": self._next_batch}  # type: ignore[attr-defined]
+        return {"epoch": getattr(self.sampler, "epoch", 0), "next_batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration over the saved epoch start at the saved batch."""

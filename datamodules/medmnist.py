@@ -1,6 +1,6 @@
 """MedMNIST: the official ``.npz`` files, with a choice of which classes are normal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,12 @@ class MedMNIST(AnomalyDataModule):
     def spatial_size(self) -> tuple[int, ...]:
         """As set, or the file's."""
         return self._file_shape()[:2] if self.image_size is None else super().spatial_size
+
+    def take_known(self, known: Mapping[str, Any]) -> None:
+        """Size and channels of the file that the method was trained on."""
+        size, channels = known.get("image_size"), known.get("channels")
+        if self._shape is None and size is not None and channels is not None:
+            self._shape = (*(int(side) for side in size), int(channels))
 
     def _file_shape(self) -> tuple[int, ...]:
         if self._shape is None:

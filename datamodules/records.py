@@ -1,12 +1,11 @@
 """The manifest: which file belongs to which split, with which label; and the rules that divide files."""
 
-import csv
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.files import whole
+from zoo.files import write_rows
 
 SPLITS = ("train", "val", "test", "predict", "unlabeled")
 UNLABELED_ILL = 0.6  # share of ill images in the pools of Cai et al. 2023
@@ -106,7 +105,4 @@ def manifest_hash(records: Iterable[Record]) -> str:
 
 def write_csv(rows: Sequence[dict[str, str]], path: Path, columns: Sequence[str]) -> None:
     """Write ``rows`` to ``path``, whole or not at all."""
-    with whole(path, shared=True) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, columns, rows, shared=True)

@@ -5,6 +5,7 @@ on: a model is judged by anomalies of kinds that it has not seen.
 """
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,11 @@ def unseen_kinds(trained: Collection[str]) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind not in trained and ALIKE.get(kind) not in trained)
 
 
+def _scaled(batch: Batch, *, middle: float, half: float) -> torch.Tensor:
+    image: torch.Tensor = batch["image"]
+    return (image - middle) / half
+
+
 class WithSyntheticAnomalies(Dataset[Batch]):
     """The healthy images, followed by the same images with synthetic anomalies.
 
@@ -64,11 +70,14 @@ class WithSyntheticAnomalies(Dataset[Batch]):
         self.healthy, self.seed, self.value_range, self.kinds = healthy, seed, value_range, kinds
         low, high = value_range if scale is None else scale
         self.middle, self.half = (low + high) / 2, (high - low) / 2
-        own = ImagesOfSplit(healthy, lambda batch: (batch["image"] - self.middle) / self.half)
+        own = ImagesOfSplit(healthy, partial(_scaled, middle=self.middle, half=self.half))
         # patches of the inverted images stand for those of another data set
-        inverted = ImagesOfSplit(healthy, lambda batch: (self.middle - batch["image"]) / self.half)
+        inverted = ImagesOfSplit(healthy, partial(_scaled, middle=self.middle, half=-self.half))
         self.sources: dict[str, Any] = {"intra_blend": own, "inter_blend": inverted}
         self._made: dict[int, _Change | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": {}}
 
     def __len__(self) -> int:
         return 2 * len(self.healthy)

@@ -1,14 +1,18 @@
 """Files on disk: written whole or not at all, and names with double suffixes."""
 
 import contextlib
+import csv
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import UserError
 
@@ -100,6 +104,32 @@ def _disk_error(error: BaseException, partial: Path) -> OSError | None:
     return None
 
 
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, shared: bool = False) -> None:
+    """Write a CSV file, whole or not at all, whose cells no spreadsheet takes for formulas; see :func:`plain_cell`.
+
+    Args:
+        path: the file.
+        columns: in this order; other entries of the rows are left out.
+        rows: cells by column.
+        shared: as of :func:`whole`.
+    """
+    with whole(path, shared=shared) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([plain_cell(column) for column in columns])
+        writer.writerows([[plain_cell(row.get(column, "")) for column in columns] for row in rows])
+
+
+def plain_cell(value: Any) -> Any:
+    """A text that spreadsheets would take for a formula, with an apostrophe in front; others as they are."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return "'" + value
+    return value
+
+
 # ---- names --------------------------------------------------------------------------------------------------------
 
 
@@ -121,3 +151,51 @@ def stem(path: Path | str) -> str:
     name = Path(path).name
     ending = suffix(name)
     return name[: len(name) - len(ending)]
+
+
+_LONGEST = 200  # bytes of one part of a path; file systems allow 255, writers add some
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
+
+
+class OutputNames:
+    """Names of output files for ids: below the output folder, portable, short enough, and never the same twice."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def name(self, identity: str, ending: str, fuller: str = "") -> Path:
+        """A relative path for an id such as ``case#3/scan.png``.
+
+        Args:
+            identity: a relative path, as users name their files.
+            ending: put behind it, with its dot.
+            fuller: an id to take where another file has the name already.
+        """
+        parts = [_portable(part) for part in re.split(r"[/\\]", identity) if part not in ("", ".", "..")] or ["image"]
+        folders = [_short(part, part) for part in parts[:-1]]
+        path = Path(*folders, _short(parts[-1], identity, ending) + ending)
+        if path.as_posix().casefold() in self._taken and fuller not in ("", identity):
+            return self.name(fuller, ending)
+        if path.as_posix().casefold() in self._taken:  # also a.png beside A.png
+            path = Path(*folders, f"{_cut(parts[-1], ending)}-{_mark(identity)}{ending}")
+        self._taken.add(path.as_posix().casefold())
+        return path
+
+
+def _portable(part: str) -> str:
+    part = re.sub(r"[\x00-\x1f<>:\"|?*#]", "_", part).rstrip(". ") or "_"
+    return f"_{part}" if _RESERVED.match(part) else part
+
+
+def _short(part: str, identity: str, ending: str = "") -> str:
+    cut = _cut(part, ending)
+    return part if cut == part else f"{cut}-{_mark(identity)}"
+
+
+def _cut(part: str, ending: str) -> str:
+    room = _LONGEST - len(ending.encode())
+    return part if len(part.encode()) <= room else part.encode()[: room - 9].decode("utf-8", "ignore")
+
+
+def _mark(identity: str) -> str:
+    return hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from zoo.decision.calibration import Calibration, from_plain
 from zoo.errors import UserError
 from zoo.foreground import foreground_of, settle_rule
 from zoo.registry import Method, arguments, methods
-from zoo.sample import DataSource, Sample
+from zoo.sample import DataSource, Sample, as_sample
 from zoo.scoring.pooling import pool_map
 from zoo.staging import Stage, Staging
 
@@ -273,6 +273,8 @@ class AnomalyModule(LightningModule):
         if trainer is not None and trainer.state.fn == "fit":
             self.staging.attach(trainer)
         data = self._data()
+        if data is None:  # a hook of the loaders; with a DataModule Lightning would warn of it
+            self.on_before_batch_transfer = self._take_plain  # type: ignore[method-assign]
         if data is not None or not self._built:
             self.settle(data)
         if self._built:
@@ -324,6 +326,9 @@ class AnomalyModule(LightningModule):
                 for name, buffer in module.named_buffers(recurse=False):
                     yield (f"{prefix}.{name}" if prefix else name), buffer
 
+    def _take_plain(self, batch: Any, dataloader_idx: int) -> Any:
+        return as_sample(batch, (self.in_channels, *self.image_size))
+
     def _data(self) -> DataSource | None:
         """The DataModule of the trainer that the model is attached to."""
         data: DataSource | None = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
@@ -342,7 +347,8 @@ class AnomalyModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Convert the batch that ``training_step`` gets; validation and test keep the data's values for the metrics."""
-        batch.update(self.as_expected(batch))
+        if isinstance(batch, dict):
+            batch.update(self.as_expected(cast(Sample, batch)))
         return None
 
     def training_step(self, batch: Sample, batch_idx: int) -> STEP_OUTPUT:
@@ -407,6 +413,9 @@ class AnomalyModule(LightningModule):
         # weights that are being trained have none yet
         if self.calibration is not None and (self._trainer is None or self._trainer.state.fn != "fit"):
             checkpoint["uad_zoo"]["calibration"] = self.calibration.plain()
+        recipe = getattr(self._data(), "recipe", None)
+        if recipe is not None:  # predicting needs no training data
+            checkpoint["uad_zoo"]["data"] = recipe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse checkpoints of another method or of a later format.

@@ -5,6 +5,8 @@ from typing import Any, Protocol, TypedDict
 
 from torch import Tensor
 
+from zoo.errors import UserError
+
 
 class Sample(TypedDict, total=False):
     """A batch of B images with C channels and the spatial size ``*S``: ``H, W`` or ``D, H, W``.
@@ -73,3 +75,33 @@ class DataSource(Protocol):
 
     def assign(self, train: Iterable[str] | None = None, val: Iterable[str] | None = None) -> None:
         """Train on and validate with these; None: the split's own again."""
+
+
+def as_sample(batch: Any, built_for: tuple[int, ...]) -> Any:
+    """A batch as the methods take it: a dictionary as it is, a tensor as its ``image``, a pair with its ``label``.
+
+    Args:
+        batch: of a loader.
+        built_for: ``(C, *S)`` of the method.
+
+    Raises:
+        UserError: there is no image, it holds no floats, or its channels or dimensions are others.
+    """
+    if isinstance(batch, Tensor):
+        batch = {"image": batch}
+    elif isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
+        label = next((one for one in batch[1:] if isinstance(one, Tensor) and one.shape == batch[0].shape[:1]), None)
+        batch = {"image": batch[0]} if label is None else {"image": batch[0], "label": label.long()}
+    image = batch.get("image") if isinstance(batch, dict) else None
+    if not isinstance(image, Tensor):
+        raise UserError(f"a batch is a dictionary with 'image' (B, C, *S), see zoo.sample.Sample; found {_told(batch)}")
+    if not image.is_floating_point():
+        raise UserError(f"batches of {image.dtype}: images are float32 in the data's range, such as [0, 1]")
+    if image.ndim != len(built_for) + 1 or image.shape[1] != built_for[0]:
+        raise UserError(f"images {tuple(image.shape[1:])} reach a method built for {built_for} (channels, sides)")
+    return batch
+
+
+def _told(batch: Any) -> str:
+    keys = f" with {', '.join(map(str, list(batch)[:6]))}" if isinstance(batch, dict) else ""
+    return f"{type(batch).__name__}{keys}"

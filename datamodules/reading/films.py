@@ -135,7 +135,7 @@ def _dicom_header(path: str | Path) -> Any:
         preamble = stream.read(132)[128:] == b"DICM"
     try:
         if preamble:
-            _refuse_inflation(path)
+            refuse_inflation(path)
         header = pydicom.dcmread(path, force=not preamble and is_dicom(path))
     except (InvalidDicomError, EOFError, OSError, zlib.error) as error:
         raise BadFile(path, f"not a DICOM file ({str(error)[:80]})", "fetch it again") from error
@@ -149,7 +149,7 @@ def _dicom_header(path: str | Path) -> Any:
     return header
 
 
-def _refuse_inflation(path: str | Path) -> None:
+def refuse_inflation(path: str | Path) -> None:
     """Deflated files are inflated whole by pydicom: count first."""
     from pydicom.filereader import read_file_meta_info
 

@@ -1,6 +1,5 @@
 """The common metrics of every method and data set, computed once over the whole set, on CPU."""
 
-import csv
 import json
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from zoo.callbacks.shortcut_audit import ShortcutAudit
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
 from zoo.errors import UserError
-from zoo.files import whole, write_text
+from zoo.files import write_rows, write_text
 from zoo.metrics.functional import evaluate
 from zoo.metrics.pixels import PixelTally
 from zoo.metrics.protocols import Tested, figures
@@ -302,13 +301,9 @@ class AnomalyMetrics(Callback):
         write_text(path, json.dumps(content, indent=2) + "\n")
 
     def _write_scores(self, path: Path) -> None:
-        with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            known = [name for name in STATISTICS if all(np.isfinite(row[name]) for row in self.records)]
-            known += [] if self.records and "copy_of" not in self.records[0] else ["copy_of"]
-            columns = ("id", "subject", "label", "score", *known)
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.records)
+        known = [name for name in STATISTICS if all(np.isfinite(row[name]) for row in self.records)]
+        known += [] if self.records and "copy_of" not in self.records[0] else ["copy_of"]
+        write_rows(path, ("id", "subject", "label", "score", *known), self.records)
 
     def _print(self) -> None:
         from rich.console import Console

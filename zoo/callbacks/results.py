@@ -1,6 +1,5 @@
 """What ``predict`` leaves behind: tables, overlays, maps on the source's grid, DICOM objects, a worklist."""
 
-import csv
 import json
 import math
 from collections import Counter
@@ -19,7 +18,7 @@ from zoo.decision.cases import CaseScore, group
 from zoo.decision.decide import NOT_DECIDED, UNKNOWN_PATIENTS, Decisions, Rule, decide
 from zoo.decision.worklist import Entry, page
 from zoo.errors import UserError
-from zoo.files import stem, suffix, whole, write_text
+from zoo.files import OutputNames, stem, suffix, whole, write_rows, write_text
 from zoo.metrics.shortcuts import PIXEL_STATISTICS
 
 Array = NDArray[Any]
@@ -66,14 +65,12 @@ class Context:
     original: Callable[[str, int], Array | None] = lambda source, number: None
     members: Callable[[str], list[str]] = lambda source: [source]
     warnings: list[str] = field(default_factory=list)
-    taken: dict[str, str] = field(default_factory=dict)
+    names: OutputNames = field(default_factory=OutputNames)
 
     def name_for(self, name: str, folder: str, ending: str) -> Path:
         """A new path below the folder; names that differ in their suffix alone keep it."""
-        path = Path(folder, safe_stem(name) + ending)
-        if self.taken.setdefault(path.as_posix().lower(), name) != name:
-            path = Path(folder, safe(name) + ending)
-        return path
+        bare = (Path(name).parent / stem(name)).as_posix()
+        return self.names.name(f"{folder}/{bare}", ending, fuller=f"{folder}/{name}")
 
 
 @dataclass
@@ -188,14 +185,14 @@ def _raw_maps(gathered: Gathering, name: str, members: list[Row], context: Conte
     for row in members:
         found = gathered.map(row)
         assert found is not None
-        files.append(_write_map(context.folder, row.name, found, context.maps))
+        files.append(_write_map(context, row.name, found))
     return files
 
 
-def _write_map(folder: Path, name: str, found: Array, form: MapForm) -> str:
-    relative = Path("maps") / (safe(name) + f".{form}")
-    path = folder / relative
-    if form == "png" and found.ndim == 2:
+def _write_map(context: Context, name: str, found: Array) -> str:
+    ending = ".png" if context.maps == "png" and found.ndim == 2 else ".npy"
+    path = context.folder / context.names.name(f"maps/{name}", ending)
+    if ending == ".png":
         from PIL import Image
 
         low, high = float(found.min()), float(found.max())
@@ -203,10 +200,9 @@ def _write_map(folder: Path, name: str, found: Array, form: MapForm) -> str:
         with whole(path) as partial:
             Image.fromarray(grey).save(partial)
     else:
-        path = path.with_suffix(".npy")
         with whole(path) as partial:
             np.save(partial, found)
-    return path.relative_to(folder).as_posix()
+    return path.relative_to(context.folder).as_posix()
 
 
 def _as_nifti(members: list[Row], context: Context) -> bool:
@@ -543,19 +539,4 @@ def _facts(decisions: Decisions, context: Context) -> list[tuple[str, str]]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], lines: Sequence[dict[str, Any]]) -> None:
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def safe(name: str) -> str:
-    """A path below the folder, whatever the name is."""
-    parts = [part for part in Path(name.replace("#", "_")).parts if part not in ("..", "/", "")]
-    return "/".join(parts) or "image"
-
-
-def safe_stem(name: str) -> str:
-    """The same without its suffix."""
-    path = Path(safe(name))
-    return path.with_name(stem(path)).as_posix()
+    write_rows(path, columns, lines)

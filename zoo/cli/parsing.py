@@ -8,6 +8,7 @@ from jsonargparse import _loaders_dumpers as loaders
 from lightning.pytorch.cli import LightningArgumentParser
 
 from zoo.cli.options import missing_sections, resolve_classes
+from zoo.cli.words import with_lists
 from zoo.errors import UserError
 from zoo.registry import nearest
 
@@ -18,7 +19,7 @@ def use_short_names() -> None:
     """Make the parser's YAML reader resolve short names of methods and data sets."""
 
     def load(text: str) -> Any:
-        content = loaders.yaml_load(text)
+        content = with_lists(loaders.yaml_load(text))
         if isinstance(content, dict):
             resolve_classes(content)
         return content

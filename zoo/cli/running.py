@@ -3,10 +3,10 @@
 import contextlib
 import logging
 import re
-import resource
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import AnomalyDataModule
+from datamodules.records import write_csv
 from datamodules.registry import class_names
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.callbacks.calibrating import ReserveCalibration
@@ -39,7 +40,10 @@ from zoo.checkpoints.reading import read_checkpoint
 from zoo.cli.calibrate import calibrate_after_fit, find_calibration
 from zoo.cli.options import resolve_names, take_run, with_place
 from zoo.cli.parsing import MODE, Parser, use_short_names
+from zoo.cli.prediction import advice, config_of_checkpoint, is_callers, known_of_data, machine_defaults, value_of
 from zoo.cli.trust import check_run
+from zoo.cli.words import tidy
+from zoo.configs import read_yaml
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
 from zoo.errors import UserError
@@ -61,7 +65,7 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
         calibrate: see :class:`Call`.
 
     Returns:
-        int: 0.
+        int: 0; 1 where files to predict were left out.
 
     Raises:
         UserError: any mistake in options, configuration or data.
@@ -72,15 +76,36 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
         check_run(run)
     if options == ["--help", "all"]:
         options = ["--help"]
-    arguments = [command]
-    if run is not None:
-        arguments += ["--config", str(run.config)]
-    resolved, files = resolve_names(options)
+    words = tidy(options)
+    resolved, files = resolve_names(words)
     use_short_names()
-    call = Call(run, list(callbacks), calibrate=calibrate)
+    call = Call(run, list(callbacks), words, calibrate=calibrate)
+    with contextlib.ExitStack() as stack:
+        call.before = _before(command, words, run, stack)
+        return _call(command, call, resolved, files)
+
+
+def _before(command: str, words: list[str], run: Run | None, stack: contextlib.ExitStack) -> list[str]:
+    """Arguments that come before the caller's: of the run, or of the checkpoint where nothing else is given."""
+    if run is not None:
+        stored = read_yaml(run.config)
+        return ["--config", str(run.config), *machine_defaults(command, stored if isinstance(stored, dict) else {})]
+    checkpoint = value_of(words, "--ckpt_path")
+    keys = {word.partition("=")[0] for word in words}
+    if command != "predict" or checkpoint is None or keys & {"--config", "-c", "--model", "--data", "--help"}:
+        return []
+    if "--input" not in keys:
+        raise UserError("predict --ckpt_path scores new images: add --input FILE_OR_FOLDER; for the test set, --run")
+    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "checkpoint.yaml"
+    write_text(file, yaml.safe_dump(config_of_checkpoint(Path(checkpoint))))
+    return ["--config", str(file)]
+
+
+def _call(command: str, call: "Call", resolved: list[str], files: list[Path]) -> int:
     try:
         with call.holding:
-            ZooCLI(arguments + resolved, call)
+            cli = ZooCLI([command, *call.before, *resolved], call)
+        return 1 if command == "predict" and cli.datamodule.rejected else 0
     except Interrupted as stop:
         if command == "fit" and stop.folder is not None:
             print(f"interrupted; resume with: lightning fit --run {stop.folder}", file=sys.stderr)
@@ -92,11 +117,11 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
             shutil.rmtree(call.made, ignore_errors=True)
         if isinstance(error, OSError) and error.filename is None and call.folder is not None:  # a logger's, mostly
             raise OSError(error.errno, error.strerror or str(error), str(call.folder)) from error
-        if not isinstance(error, UserError | MisconfigurationException):
+        early = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on")
+        if not early and not isinstance(error, UserError | MisconfigurationException):
             raise
         message = str(error) if isinstance(error, UserError) else " ".join(str(error).split())
         raise UserError(with_place(message, files)) from error
-    return 0
 
 
 @dataclass
@@ -109,11 +134,15 @@ class Call:
         folder: of the run.
         made: the same, if it is new.
         holding: ends with the call: it lets go of the run folder.
+        words: the caller's options, without ``--run``.
+        before: arguments that come before them: configuration of the run or checkpoint, this machine.
         calibrate: called with trainer, model, data and checkpoint in the place of a prediction.
     """
 
     run: Run | None
     callbacks: list[Callback]
+    words: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
     folder: Path | None = None
     made: Path | None = None
     calibrate: Callable[[Trainer, AnomalyModule, AnomalyDataModule, Path], None] | None = None
@@ -188,7 +217,7 @@ class ZooCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
             parser.add_argument(
-                "--input", type=str | None, default=None, help="image or folder to score; default: the test set"
+                "--input", type=str, nargs="+", help="images, folders or patterns to score; default: the test set"
             )
         return parser
 
@@ -198,7 +227,7 @@ class ZooCLI(LightningCLI):
         self._given = self.config[self.config["subcommand"]]
         if self.run is not None:
             self._given.trainer.default_root_dir = str(self.run.folder)
-            stored = parser.parse_args([args[0], "--config", str(self.run.config)])
+            stored = parser.parse_args([args[0], *self.call.before])
             stored[args[0]].trainer.default_root_dir = str(self.run.folder)
             self._refuse_differences(stored[args[0]])
 
@@ -206,12 +235,11 @@ class ZooCLI(LightningCLI):
         assert self.run is not None
         before, now = (dict(jsonargparse.namespace_to_dict(one.clone()).items()) for one in (stored, self._given))
         for key, old, new in _differences(before, now):
-            if key.split(".")[0] in (*_OF_THE_CALL, "predictions"):
+            if is_callers(self.config["subcommand"], key):
                 continue
             raise UserError(
                 f"--{key} {new}: the run {self.run.folder} has {old}; --run takes the run as it is\n"
-                f"for a new run: lightning {self.config['subcommand']} --config {self.run.config} "
-                f"--ckpt_path {self.run.checkpoint or '...'} --{key} {new}"
+                f"for a new run: {advice(self.config['subcommand'], self.run, self.call.words)}"
             )
 
     def _parse_ckpt_path(self) -> None:
@@ -233,6 +261,7 @@ class ZooCLI(LightningCLI):
             raise UserError(f"--ckpt_path {self.checkpoint}: no such file")
         if self.checkpoint is not None:
             content = read_checkpoint(self.checkpoint)  # refuses what is no checkpoint, in one line
+            self.known = known_of_data(content)
             if self.subcommand in ("test", "predict"):
                 run = None if self.run is None else self.run.folder
                 self.calibration, self.calibration_problem = find_calibration(content, run)
@@ -301,7 +330,7 @@ class ZooCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the common callbacks, writing into the run's folder."""
         if self.subcommand == "predict" and self._given.input is not None:
-            self.datamodule.predict_input = self._given.input
+            self._predict_files(self._given.input)
         trainer_config = self.config_init[self.subcommand].trainer
         if trainer_config.logger in (None, True) and self.folder is not None:
             trainer_config.logger = CSVLogger(self.folder, name="logs")
@@ -338,6 +367,15 @@ class ZooCLI(LightningCLI):
                 callback.problem = self.calibration_problem
             elif isinstance(callback, Panels):
                 callback.calibration = self.calibration
+
+    def _predict_files(self, places: list[str]) -> None:
+        """Read the files as the training images were read; a damaged one is told, the others are scored."""
+        data = self.datamodule
+        data.predict_input = places
+        if not any(word.partition("=")[0] == "--data.bad_files" for word in self.call.words):
+            data.bad_files = "lenient"
+        if self.checkpoint is not None:
+            data.take_known(self.known)
 
     def _run_subcommand(self, subcommand: str) -> None:
         follow = self.checkpoint is not None or (subcommand == "fit" and self._brings_backbone())
@@ -395,7 +433,14 @@ class ZooCLI(LightningCLI):
             self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True, return_predictions=False
         )
         if self.trainer.is_global_zero:
-            print(f"scores and maps: {_find(self.trainer, PredictionWriter).folder}")
+            folder = _find(self.trainer, PredictionWriter).folder
+            print(f"scores and maps: {folder}")
+            rejected = self.datamodule.rejected
+            if rejected:
+                write_csv([{"problem": problem} for problem in rejected], Path(folder) / "rejected.csv", ("problem",))
+                shown = [f"not scored: {problem}" for problem in rejected[:4]]
+                more = [f"... and {len(rejected) - 4} more, see {folder}/rejected.csv"] if len(rejected) > 4 else []
+                print("\n".join([*shown, *more]), file=sys.stderr)
 
     def _say(self, *next_commands: str) -> None:
         if self.trainer.is_global_zero:
@@ -494,6 +539,10 @@ def peak_memory(device: torch.device) -> int:
     """Largest memory so far: of the GPU, or resident in the process (bytes)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

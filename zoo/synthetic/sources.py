@@ -29,6 +29,9 @@ class ImagesOfSplit:
         self._last: tuple[int, NDArray[Any]] | None = None
         self.shape = (len(images), *self[0].shape)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last": None}
+
     def __len__(self) -> int:
         return len(self.images)
 

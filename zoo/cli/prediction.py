@@ -1,0 +1,130 @@
+"""What ``predict`` needs: a run or a checkpoint, and files. The rest is the run's, or the machine's of the caller."""
+
+import inspect
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.registry import class_names
+from zoo.checkpoints.reading import read_checkpoint
+from zoo.errors import UserError
+from zoo.module import OF_THE_DATA
+from zoo.registry import find, load_class
+
+# Options of the machine, which change no result (beyond rounding): the caller's, whatever the run had.
+_DATA = ("batch_size", "num_workers", "cache_dir", "bad_files", "device_store")
+_PLACES = ("root", "train_root", "test_root", "table")
+_TRAINER = (
+    *("accelerator", "devices", "strategy", "num_nodes", "precision", "plugins", "use_distributed_sampler"),
+    *("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir", "log_every_n_steps", "profiler"),
+)
+_WHILE_FITTING = ("data.num_workers", "data.cache_dir", "trainer.accelerator", "trainer.enable_progress_bar")
+_OF_THE_CALL = (
+    *("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input", "predictions", "decision"),
+    "init_from",
+)
+
+
+def is_callers(command: str, key: str) -> bool:
+    """Whether an option of a command with ``--run`` may differ from the run's."""
+    part, _, name = key.partition(".")
+    if part in _OF_THE_CALL or key in _WHILE_FITTING or (part == "data" and name in _PLACES):
+        return True
+    if command == "fit":
+        return False
+    if command == "predict" and part in ("trainer", "panels", "metrics", "last_checkpoint"):
+        return True
+    return (part == "data" and name in _DATA) or (part == "trainer" and name.partition(".")[0] in _TRAINER)
+
+
+def machine_defaults(command: str, stored: dict[str, Any]) -> list[str]:
+    """Options that put this machine in the place of the run's.
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        stored: content of the run's configuration.
+    """
+    if command == "predict":
+        plain = {"accelerator": "auto", "devices": 1, "strategy": "auto", "num_nodes": 1, "precision": "null"}
+        plain |= {"logger": "false", "callbacks": "null", "plugins": "null"}
+        return [f"--trainer.{key}={value}" for key, value in plain.items()]
+    trainer = stored.get("trainer")
+    wanted = trainer.get("accelerator", "auto") if isinstance(trainer, dict) else "auto"
+    if command != "fit" and wanted not in ("auto", "cpu") and not _is_there(str(wanted)):
+        return ["--trainer.accelerator=auto", "--trainer.devices=auto", "--trainer.strategy=auto"]
+    return []
+
+
+def _is_there(accelerator: str) -> bool:
+    import torch
+
+    if accelerator == "mps":
+        return torch.backends.mps.is_available()
+    return torch.cuda.is_available()
+
+
+def value_of(options: Sequence[str], key: str) -> str | None:
+    """The value that the last ``--key VALUE`` or ``--key=VALUE`` among the options gives; None without one."""
+    found = None
+    for position, word in enumerate(options):
+        name, equals, value = word.partition("=")
+        if name == key:
+            found = value if equals else next(iter(options[position + 1 : position + 2]), None)
+    return found
+
+
+def config_of_checkpoint(path: Path) -> dict[str, Any]:
+    """Method and data as a configuration, from what a checkpoint knows.
+
+    Args:
+        path: a checkpoint of this package.
+
+    Raises:
+        UserError: it is none, or it does not tell how its data were read.
+    """
+    if not path.is_file():
+        raise UserError(f"--ckpt_path {path}: no such file")
+    checkpoint = read_checkpoint(path)
+    header = checkpoint.get("uad_zoo") if isinstance(checkpoint, dict) else None
+    if not isinstance(header, dict) or not isinstance(header.get("method"), str):
+        raise UserError(f"{path}: not a checkpoint of this package; the original authors' files need `zoo import`")
+    known = inspect.signature(load_class(header["method"]).__init__).parameters
+    hparams = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dict(checkpoint.get("hyper_parameters") or {}).items()
+        if key not in OF_THE_DATA or key in known
+    }
+    model = {"class_path": find(header["method"]).class_path, "init_args": hparams}
+    data = header.get("data")
+    if not isinstance(data, dict):
+        size = hparams.get("image_size")
+        if not isinstance(size, list) or len(size) != 2:
+            raise UserError(f"{path}: does not say how its volumes are read; add --config data/NAME")
+        folder: dict[str, Any] = {"image_size": size, "in_channels": hparams.get("in_channels")}
+        return {"model": model, "data": {"class_path": "datamodules.Folder", "init_args": folder}}
+    class_path, arguments = str(data.get("class_path")), data.get("init_args")
+    if class_path not in {f"datamodules.{name}" for name in class_names()} or not isinstance(arguments, dict):
+        raise UserError(f"{path}: its data were read by {class_path[:60]}, no class of this package; add --data NAME")
+    size = (data.get("known") or {}).get("image_size")
+    return {"model": model, "data": {"class_path": class_path, "init_args": {**arguments, "image_size": size}}}
+
+
+def known_of_data(checkpoint: Any) -> dict[str, Any]:
+    """Size, channels and grey scale of the data that a checkpoint was trained on, as far as it tells."""
+    header = checkpoint.get("uad_zoo") if isinstance(checkpoint, dict) else None
+    data = header.get("data") if isinstance(header, dict) else None
+    found = data.get("known") if isinstance(data, dict) else None
+    if isinstance(found, dict):
+        return found
+    hparams = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    told = hparams if isinstance(hparams, dict) else {}
+    return {"image_size": told.get("image_size"), "channels": told.get("in_channels")}
+
+
+def advice(command: str, run: Any, options: Sequence[str]) -> str:
+    """The command that takes the run's configuration, its checkpoint and all that the caller gave."""
+    parts = ["lightning", command, "--config", str(run.config)]
+    if command != "fit" and value_of(options, "--ckpt_path") is None:
+        parts += ["--ckpt_path", str(run.checkpoint or "...")]
+    return shlex.join([*parts, *options])
