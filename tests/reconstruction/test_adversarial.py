@@ -75,7 +75,7 @@ def test_players_do_not_move_each_other(name, image_folder, quiet_trainer, monke
 def test_bf16_trains(name, image_folder, quiet_trainer):
     model = trained(name, image_folder, quiet_trainer(max_steps=2, limit_val_batches=0, precision="bf16-mixed"))
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
-    prediction = model.eval()(torch.rand(2, 1, 32, 32))
+    prediction = model.eval()(torch.rand(2, 1, *model.image_size))
     assert torch.isfinite(prediction.anomaly_score).all()
 
 
@@ -128,7 +128,7 @@ def test_stacks_fit_each_other(images):
 def test_attention_is_grad_cam_of_the_summed_mean():
     torch.manual_seed(0)
     model = zoo.create_model("cavga_ru", **TINY["cavga_ru"]).eval()
-    maps = model.encoder(torch.rand(3, 1, 32, 32)).detach().requires_grad_()
+    maps = model.encoder(torch.rand(3, 1, 64, 64)).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(model.to_mean(maps).sum(), maps)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     expected = (weights * maps).sum(dim=1, keepdim=True).relu()

@@ -96,9 +96,9 @@ def jitter_colour(image: Tensor, saturation: float, hue: float, share: float, gr
         Values cut to [0, 1].
     """
     chosen, factor, turn, grey = torch.rand(4, len(image), 1, 1, 1).to(image.device)
-    luma = torch.einsum("bchw,c->bhw", image, image.new_tensor(_GREY))[:, None]
+    luma = torch.einsum("bchw,c->bhw", image, torch.tensor(_GREY, device=image.device))[:, None]
     saturated = luma + (image - luma) * (1 + saturation * (2 * factor - 1))
-    axes = image.new_tensor(_HUE_AXES)
+    axes = torch.tensor(_HUE_AXES, device=image.device)
     mean = saturated.mean(dim=1, keepdim=True)
     first, second = torch.einsum("bchw,kc->kbhw", saturated - mean, axes)[:, :, None]
     angle = 2 * math.pi * hue * (2 * turn - 1)

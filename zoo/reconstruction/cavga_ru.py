@@ -36,7 +36,7 @@ class CAVGARu(AnomalyModule):
     so that both lower the same).
 
     Args:
-        image_size: (H, W) in pixels, multiples of 32; the port: 128, the paper: 256.
+        image_size: (H, W) in pixels, multiples of 32 and at least 64; the port: 128, the paper: 256.
         in_channels: image channels.
         backbone: a ResNet of timm.
         weights: of the backbone's stages: ``imagenet``, ``random`` or a path; the stem is always new.
@@ -52,7 +52,7 @@ class CAVGARu(AnomalyModule):
         "year": 2020,
         "url": "https://arxiv.org/abs/1911.08616",
     }
-    tiny = {"image_size": 32, "backbone": "resnet10t", "weights": "random", "latent_dim": 8}
+    tiny = {"image_size": 64, "backbone": "resnet10t", "weights": "random", "latent_dim": 8}
     small = {"backbone": "resnet10t", "weights": "random", "latent_dim": 32, "lr": 0.001}
 
     encoder: nn.Sequential
@@ -79,7 +79,7 @@ class CAVGARu(AnomalyModule):
     def build(self) -> None:
         """Create encoder, decoder and discriminator."""
         hp = self.hparams
-        check_divisible(self.image_size, 2**_DISCRIMINATOR_HALVINGS, "CAVGA-Ru's discriminator")
+        check_divisible(self.image_size, 2**_DISCRIMINATOR_HALVINGS, "CAVGA-Ru's discriminator", minimum=64)
         self.encoder = _residual_encoder(hp["backbone"], hp["weights"], self.in_channels)
         maps = self.encoder(torch.zeros(1, self.in_channels, 64, 64)).shape[1]
         self.to_mean, self.to_log_variance = (nn.Conv2d(maps, hp["latent_dim"], 1) for _ in range(2))
@@ -106,8 +106,8 @@ class CAVGARu(AnomalyModule):
 
     def attention(self, maps: Tensor) -> Tensor:
         """Attention ``(B, 1, H/16, W/16)`` in [0, 1] of the encoder's last maps, its maximum 1 in every image."""
-        weights = self.to_mean.weight.float().sum(dim=0).flatten()
-        attention = torch.einsum("bkhw,k->bhw", maps.float(), weights).relu()[:, None]
+        weights = self.to_mean.weight.float().sum(dim=0)
+        attention = (maps.float() * weights).sum(dim=1, keepdim=True).relu()  # a product would be cut to bfloat16
         return attention / attention.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12)
 
     def _play(self, batch: Batch, batch_idx: int) -> None:
