@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from zoo.callbacks.case_evaluation import Image, evaluate_cases, gather_images, lesion_candidates, told
+from zoo.callbacks.case_evaluation import figures as figures_of_decision
 from zoo.callbacks.shortcut_audit import ShortcutAudit
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
@@ -160,7 +161,7 @@ class AnomalyMetrics(Callback):
                 kept = list(zip(*arrays, strict=True))
         subjects = batch.get("subject") or [""] * len(scores)
         statistics = [()] * len(scores) if self._audit is None else self._audit.statistics(batch)
-        if trainer.testing:
+        if self._audit is not None:  # a test
             self._keep_cases(outputs, batch, names, scores)
         rows = zip(names, labels, scores, subjects, statistics, slices, kept, strict=True)
         self._items += [_Item(*row) for row in rows]
@@ -191,6 +192,9 @@ class AnomalyMetrics(Callback):
         self.decision = evaluate_cases(
             tested, self.calibration, self.rule, spacing=self._with_spacing, dims=self._dims, run=self.run
         )
+        for name, value in figures_of_decision(self.decision).items():
+            self.results[name] = value
+            pl_module.log(name, value, rank_zero_only=False, sync_dist=False, batch_size=1)
         if self.problem:
             self.decision["warnings"].insert(0, self.problem)
         if trainer.is_global_zero:

@@ -214,6 +214,17 @@ def _interval(one: Interval) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in one._asdict().items()}
 
 
+def figures(content: dict[str, Any]) -> dict[str, float]:
+    """Metrics of the table; what cannot be told is left out."""
+    found = {}
+    for name, key in (("case_sensitivity", "sensitivity"), ("case_specificity", "specificity")):
+        if content.get(key, {}).get("value") is not None:
+            found[name] = content[key]["value"]
+    if "froc" in content:
+        found["lesions_at_1fp"] = content["froc"]["sensitivity"][RATES.index(1.0)]
+    return found
+
+
 def told(content: dict[str, Any]) -> list[str]:
     """Lines for the terminal."""
     if "sensitivity" not in content:

@@ -176,6 +176,34 @@ _ENTRIES = (
         PREVALENCE,
         needs=("masks", "volumes"),
     ),
+    # At the calibrated threshold (`docs/decisions.md`): `zoo.callbacks.case_evaluation` computes them after a test.
+    Metric(
+        "case_sensitivity",
+        "sensitivity",
+        "case",
+        "share of anomalous cases flagged at the threshold from healthy calibration cases, at `decision.level` (5 %)",
+        None,
+        None,
+        needs=("cases",),
+    ),
+    Metric(
+        "case_specificity",
+        "specificity",
+        "case",
+        "share of healthy cases not flagged there",
+        None,
+        None,
+        needs=("cases",),
+    ),
+    Metric(
+        "lesions_at_1fp",
+        "lesions at 1 FP",
+        "lesion",
+        "share of lesions that any component of the map touches, at one false positive a case",
+        None,
+        None,
+        needs=("masks",),
+    ),
     # Figures of the papers' own rules (`metrics.protocol`): `zoo.metrics.protocols` computes them after a test.
     Metric(
         "mean_iou_in_groups",
