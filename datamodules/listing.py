@@ -160,8 +160,9 @@ def walk(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Listing:
             continue
         if any((path.parent, path.name[: -len(how)], owner) in siblings for owner in _PARTS_OF.get(how, ())):
             continue
-        if how not in SUFFIXES or missing:
-            label = how if path.exists() else "broken link"
+        broken = not path.exists()
+        if how not in SUFFIXES or missing or broken:
+            label = "broken link" if broken else how
             unread[label] += 1
             example.setdefault(label, path)
     return Listing(files, unread, example)
