@@ -281,6 +281,7 @@ def forest(
             axes.axvline(value, color=_FAINT, linewidth=0.9, linestyle=("--", ":")[number % 2], label=told)
         axes.set(yticks=range(len(order)), yticklabels=order, xlabel=label, title=title)
         axes.invert_yaxis()
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+        below = -0.5 / (0.24 * len(order) + 0.1)  # under the label of the axis
+        axes.legend(loc="upper left", bbox_to_anchor=(0, below), borderaxespad=0, ncols=2)
 
-    return Chart(name, f"{title}: {label} with 95 % intervals", (5.6, 0.9 + 0.24 * len(bars)), draw)
+    return Chart(name, f"{title}: {label} with 95 % intervals", (5.2, 1.2 + 0.24 * len(bars)), draw)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.leaderboard import LEVEL, DataSet, Row, ranks_of
+from benchmarks.leaderboard import LEVEL, DataSet, Row, complete, ranks_of
 from zoo.metrics.shortcuts import STATISTICS
 from zoo.metrics.table import PRIMARY, heading
 
@@ -115,15 +115,15 @@ def _of_ranks(rows: list[Row], phantom: bool) -> str:
     if np.isnan(difference) or len(known) < 2:
         return ""
     first, last = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
-    over = f"Over {len({row.dataset for row in kept})} {'phantoms' if phantom else 'data sets'}"
+    over = f"Over the {len(complete(kept))} {'phantoms' if phantom else 'data sets'} that all methods have"
     if known[last] - known[first] <= difference:
         return (
-            f"{over} no method is shown to rank above another: the largest gap of average ranks, "
+            f"{over}, no method is shown to rank above another: the largest gap of average ranks, "
             f"{known[last] - known[first]:.2f} between {first} and {last}, is within the critical difference, "
             f"{difference:.2f}."
         )
     worse = [name for name, rank in known.items() if rank - known[first] > difference]
-    return f"{over} {first} ranks above {listed(worse)} (critical difference {difference:.2f})."
+    return f"{over}, {first} ranks above {listed(worse)} (critical difference {difference:.2f})."
 
 
 def listed(names: Sequence[str]) -> str:

@@ -275,15 +275,20 @@ def is_shown_best(row: Row, rows: list[Row]) -> bool:
 
 def ranks_of(rows: list[Row]) -> tuple[dict[str, float], float]:
     """Average rank of each method over the data sets that all have, and the critical difference."""
-    rows = [row for row in rows if row.seeds]
-    datasets, names = sorted({row.dataset for row in rows}), sorted({row.method for row in rows})
+    datasets, names = complete(rows), sorted({row.method for row in rows if row.seeds})
     value = {(row.dataset, row.method): row.means[PRIMARY] for row in rows}
-    table = np.array([[value.get((dataset, name), _NAN) for name in names] for dataset in datasets])
-    table = table.reshape(len(datasets), len(names))  # also of no rows at all
-    blocks = int((~np.isnan(table).any(1)).sum())
-    ranks = average_ranks(table) if len(names) else np.array([])
+    table = np.array([[value[dataset, name] for name in names] for dataset in datasets])
+    ranks = average_ranks(table) if datasets else np.full(len(names), _NAN)
     ordered = sorted(zip(names, ranks, strict=True), key=lambda item: (item[1], item[0]))
-    return {name: float(rank) for name, rank in ordered}, critical_difference(len(names), blocks)
+    return {name: float(rank) for name, rank in ordered}, critical_difference(len(names), len(datasets))
+
+
+def complete(rows: list[Row]) -> list[str]:
+    """The data sets on which every method with any result has one."""
+    names = {row.method for row in rows if row.seeds}
+    known = {(row.dataset, row.method) for row in rows if row.seeds and not np.isnan(row.means[PRIMARY])}
+    datasets = sorted({row.dataset for row in rows})
+    return [dataset for dataset in datasets if names and all((dataset, name) in known for name in names)]
 
 
 # ---- data sets ----------------------------------------------------------------------------------------------------
