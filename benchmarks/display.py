@@ -6,8 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from benchmarks.leaderboard import shortcuts_of
 from benchmarks.plan import Cell
-from benchmarks.results import read_json
+from benchmarks.results import read_cell, read_json
+from zoo.metrics.shortcuts import STATISTICS
 from zoo.metrics.table import PRIMARY, heading
 
 LINE_SECONDS = 30.0
@@ -33,6 +35,7 @@ class Display:
         self.finished, self.start = 0, time.monotonic()
         self.running: dict[str, tuple[float, dict[str, Any]]] = {}
         self.told: dict[str, float] = {}
+        self.to_beat: dict[str, str] = {}
         self.live: Any = None
 
     def __enter__(self) -> "Display":
@@ -65,11 +68,25 @@ class Display:
         if state == "done":
             value = read_json(self.out / "cells" / cell.name / "metrics.json").get("metrics", {}).get(PRIMARY)
             told = f"{heading(PRIMARY)} " + ("nan" if value is None else f"{value:.3f}")
+            self._learn(cell)
         left = (now - self.start) / self.finished * (self.total - self.finished)
         self._say(f"{self.finished:>3}/{self.total} {state:<7} {cell.name:<44} {told}  ({_time(left)} left)")
 
+    def _learn(self, cell: Cell) -> None:
+        """Of the first finished cell of a data set: what a method has to beat there."""
+        if cell.dataset in self.to_beat:
+            return
+        try:
+            shortcuts = shortcuts_of([read_cell(self.out / "cells" / cell.name)])
+        except ValueError:  # the report names damaged files
+            return
+        if shortcuts:
+            told = f"{STATISTICS[shortcuts[0].name]} alone {shortcuts[0].auroc:.3f}"
+            self.to_beat[cell.dataset] = told
+            self._say(f"        to beat on {cell.dataset}: {told} ({heading(PRIMARY)})")
+
     def table(self) -> Any:
-        """The running cells as a table of rich."""
+        """The running cells as a table of rich, and below what needs no learning on their data sets."""
         from rich.table import Table
 
         seconds = time.monotonic() - self.start
@@ -80,6 +97,8 @@ class Display:
         for name, (started, content) in sorted(self.running.items()):
             shown = columns(content) if content else ("starting", "", "", "", "")
             table.add_row(name, _time(time.monotonic() - started), *shown)
+        for dataset, told in sorted(self.to_beat.items()):
+            table.add_row(f"to beat on {dataset}", "", "", "", "", "", told, style="dim")
         return table
 
     def _say(self, line: str) -> None:

@@ -10,7 +10,7 @@ from zoo.metrics.table import PRIMARY, heading
 
 EXPLANATION = (
     "± is the sample standard deviation over seeds; ‡ marks methods whose seeds all gave the same scores: they have "
-    "none. § marks semi-supervised methods, which also saw images of unknown health.",
+    "none. Semi-supervised methods also saw images of unknown health.",
     "[95 %] is a percentile bootstrap over patients (over images where the data name no patients), stratified by "
     "class; the bounds are means over seeds.",
     "p vs highest is DeLong's paired test of the image AUROC, on scores averaged over seeds, against the method with "

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.results import Result
+from benchmarks.results import SEMI_SUPERVISED, Result
 from benchmarks.selection import Choice, read_choice
 from zoo.metrics.functional import auroc, evaluate
 from zoo.metrics.shortcuts import PIXEL_SHORTCUTS, STATISTICS, Shortcut, advantage, audit
@@ -43,7 +43,6 @@ class Row(NamedTuple):
         repeated: every seed gave the same scores: no spread over seeds can be told.
         missing: seeds without a result -> why.
         choice: the image AUROC by the way that the checkpoint is chosen, mean over seeds; None where not compared.
-        semi_supervised: it also saw images of unknown health.
     """
 
     dataset: str
@@ -62,7 +61,6 @@ class Row(NamedTuple):
     repeated: bool = False
     missing: Mapping[int, str] = {}
     choice: Choice | None = None
-    semi_supervised: bool = False
 
 
 class Reference(NamedTuple):
@@ -132,7 +130,7 @@ def rows_of(results: list[Result], missing: Mapping[str, str] | None = None) -> 
         strongest = shortcuts[0].name if shortcuts else ""
         found = [
             _row(cells, names, name == best, p_values[name], strongest)._replace(
-                missing=absent.get((dataset, name), {})
+                missing=absent.get((dataset, name.removesuffix(SEMI_SUPERVISED)), {})
             )
             for name, cells in by_method.items()
         ]
@@ -141,7 +139,7 @@ def rows_of(results: list[Result], missing: Mapping[str, str] | None = None) -> 
         rows += [
             _empty(dataset, method, names, reasons, phantom)
             for (of, method), reasons in sorted(absent.items())
-            if of == dataset and method not in by_method
+            if of == dataset and not by_method.keys() & {method, method + SEMI_SUPERVISED}
         ]
     return rows
 
@@ -190,7 +188,6 @@ def _row(cells: list[Result], names: list[str], best: bool, p_value: float, stro
         _mean_interval([_interval(_kept(cell)) for cell in cells]) if _copies(cells[0]).any() else _NOTHING,
         repeated,
         choice=Choice(*np.mean(choices, 0).tolist()) if choices else None,
-        semi_supervised=any(bool(cell.content.get("semi_supervised")) for cell in cells),
     )
 
 

@@ -9,7 +9,7 @@ from benchmarks import charts
 from benchmarks.findings import listed
 from benchmarks.leaderboard import RESAMPLES, DataSet, Row, datasets_of, is_shown_best, ranks_of, shown
 from benchmarks.report import charts_of
-from benchmarks.results import Result
+from benchmarks.results import SEMI_SUPERVISED, Result
 from benchmarks.settings import Setting, budget_text, settings_of
 from benchmarks.tables import digits, marks
 from zoo.files import write_text
@@ -31,7 +31,6 @@ _ESCAPES = {
     ">": r"\textgreater{}",
     "†": r"\textsuperscript{\dag}",
     "‡": r"\textsuperscript{\ddag}",
-    "§": r"\textsuperscript{\S}",
     "±": r"$\pm$",
     "×": r"$\times$",
     "–": "--",
@@ -237,7 +236,7 @@ def methods_paragraph(rows: list[Row], results: list[Result], datasets: list[Dat
         for method in sorted({row.method for row in rows if row.seeds})
     ]
     seeds = sorted({result.seed for result in results})
-    others = sorted({latex(row.method) for row in rows if row.semi_supervised})
+    others = sorted({latex(row.method) for row in rows if row.method.endswith(SEMI_SUPERVISED)})
     sizes = sorted({_size(setting.image_size) for setting in settings if setting.image_size is not None})
     batches = sorted({setting.batch_size for setting in settings if setting.batch_size})
     parts = [

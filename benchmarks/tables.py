@@ -129,9 +129,8 @@ def missing_text(row: Row) -> str:
 
 
 def marks(row: Row) -> str:
-    """† not shown to beat the shortcuts, ‡ the same for every seed, § saw images of unknown health."""
+    """† not shown to beat the shortcuts, ‡ the same for every seed."""
     found = ("†" if row.seeds and not row.beats_shortcuts else "") + ("‡" if row.repeated else "")
-    found += "§" if row.semi_supervised else ""
     return f" {found}" if found else ""
 
 

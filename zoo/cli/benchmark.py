@@ -111,6 +111,10 @@ def _run(todo: list["Cell"], out: Path, plan: "Plan", arguments: argparse.Namesp
     try:
         with Display(out, len(todo)) as display:
             return engine(todo, out, limits, arguments.workers, display, command, cores=arguments.cores)
+    except KeyboardInterrupt:
+        finished = f"{display.finished} of {len(todo)} cells finished"
+        _say(f"stopped: {finished}; go on with: zoo benchmark {arguments.config} --out {out}")
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
