@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 from datamodules.cache import Prepared, Store, content_digests, exclusive, list_problems, open_store
 from datamodules.checks import NearCopy, find_leaks, full_masks, near_copies, refuse_destroyed_greys
 from datamodules.device import DeviceImages, random_resized_crop
+from datamodules.integrity import checksums_of, damage, default_cache, seal
 from datamodules.listing import companions, shown, walk
 from datamodules.loading import Batch, CachedImages, EpochOrder, ResumableLoader, keep_batch
 from datamodules.reading import Array, BadFile
@@ -251,9 +253,14 @@ class AnomalyDataModule(LightningDataModule):
 
         target = self.cache_dir / "phantoms" / f"{self.phantom_key}-v{VERSION}-{self.seed}"
         with exclusive(target.with_name(target.name + ".lock")):
-            if not (target / PHANTOM_MARKER).is_file():
+            problem = damage(target) if (target / PHANTOM_MARKER).is_file() else "is missing"
+            if target.is_dir() and problem is not None:
+                warnings.warn(f"{target}: damaged ({problem}); made again")
+                shutil.rmtree(target)
+            if problem is not None:
                 part = target.with_name(f"{target.name}.part-{os.getpid()}")
                 self.write_phantom(part)
+                seal(part, checksums_of(target))
                 part.replace(target)
         return target
 
@@ -612,11 +619,6 @@ def expand(place: str) -> list[Path]:
 def plain_value(value: Any) -> Any:
     """An argument as YAML and checkpoints keep it: tuples as lists, expressions as text."""
     return list(value) if isinstance(value, tuple) else value.pattern if isinstance(value, re.Pattern) else value
-
-
-def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/uad-zoo``, usually ``~/.cache/uad-zoo``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uad-zoo"
 
 
 def _refuse_double_use(records: Sequence[Record]) -> None:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +21,14 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
+from datamodules.integrity import NAME as CHECKSUMS
+from datamodules.integrity import damage, seal, word_when_full
 from datamodules.reading import Array, BadFile
 from datamodules.records import Record
 from zoo.errors import UserError
 from zoo.files import write_text
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 class Prepared(NamedTuple):
@@ -202,10 +205,15 @@ def open_store(
     """
     key = entry_key(records, content_digests((f for r in records for f in r.files), cache_dir), parameters)
     folder = cache_dir / f"{name}-{key}"
-    if not (folder / "index.npz").is_file():
+    if not folder.is_dir() or damage(folder) is not None:
         with exclusive(cache_dir / f"{folder.name}.lock"):
-            if not (folder / "index.npz").is_file():
+            problem = damage(folder) if folder.is_dir() else "is missing"
+            if folder.is_dir() and problem is not None:
+                warnings.warn(f"{folder}: damaged ({problem}); made again")
+            if problem is not None:
                 _build(folder, records, prepare, value_range, bad_files)
+                if (word := word_when_full(cache_dir)) is not None:
+                    warnings.warn(word)
     store = Store(folder)
     if store.rejected and bad_files == "strict":
         raise UserError(list_problems(list(store.rejected.values())))
@@ -250,11 +258,14 @@ def _build(
         problems = _write_entry(part, records, prepare, value_range, keep_going=bad_files == "lenient")
         if problems and bad_files == "strict":
             raise UserError(list_problems([str(problem) for problem in problems.values()]))
+        seal(part, part / CHECKSUMS)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise UserError(f"{folder.parent}: cannot write the cache ({error.strerror}); free space or move it") from error
+        raise UserError(
+            f"{folder}: cannot write the cache ({error.strerror or error}); free space or move it"
+        ) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datamodules import integrity
+from datamodules.integrity import default_cache
 from datamodules.registry import PHANTOM_PRESETS, DataSet, cards, data_sets, find, home
 from zoo.errors import UserError
 from zoo.files import write_text
@@ -39,6 +41,9 @@ def main(argv: list[str]) -> int:
         else:
             return _list(arguments.names)
         return 0
+    if arguments.command == "cache":
+        place = default_cache() if arguments.cache_dir is None else Path(arguments.cache_dir).expanduser()
+        return integrity.run(place, arguments.action, arguments.older, arguments.to)
     entry = find(arguments.name)
     if arguments.command == "phantom":
         options = {"preset": arguments.preset, "seed": arguments.seed, "workers": arguments.workers}
@@ -62,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     films = ", ".join(name for name, entry in data_sets().items() if "jpeg2000" in entry.phantom_options)
     phantom.add_argument("--jpeg2000", action="store_true", help=f"{films}: compress all films without loss")
     phantom.add_argument("--workers", type=int, default=1, help="processes")
+    cache = commands.add_parser("cache", help="what the cache of prepared images holds")
+    cache.add_argument("action", nargs="?", default="list", choices=("list", "clean", "verify"))
+    cache.add_argument("--older", type=float, metavar="DAYS", help="clean: what was not used for so long")
+    cache.add_argument("--to", metavar="SIZE", help="clean: the longest unused, until 20GB, for example, are left")
+    cache.add_argument("--cache_dir", help="default: $XDG_CACHE_HOME/uad-zoo")
     check = commands.add_parser("check", help="count, decode and compare all files; changes nothing")
     check.add_argument("name", metavar="NAME")
     check.add_argument("--root", required=True, help="folder of the data")
