@@ -1,10 +1,9 @@
 """What ``zoo benchmark --dry-run`` checks of every cell before anything is trained."""
 
-import gc
 import importlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,12 @@ def problems(cells: Iterable[Cell]) -> dict[str, str]:
     quieten()
     use_short_names()
     parser = _parser()
+    known: dict[str, str | None] = {}  # by what is checked: a configuration without its seed, a method at a size
     found: dict[str, str] = {}
-    known: dict[str, str | None] = {}
     for cell in cells:
-        config = {key: value for key, value in cell.config.items() if key != "seed_everything"}
-        text = json.dumps(config, sort_keys=True)
-        if text not in known:
-            known[text] = _problem(parser, config)
-        if known[text] is not None:
-            found[cell.name] = str(known[text])
+        reason = _problem(parser, {key: value for key, value in cell.config.items() if key != "seed_everything"}, known)
+        if reason is not None:
+            found[cell.name] = reason
     return found
 
 
@@ -59,33 +55,43 @@ def _parser() -> Any:
     raise AssertionError("the command line was run")
 
 
-def _problem(parser: Any, config: dict[str, Any]) -> str | None:
+def _problem(parser: Any, config: dict[str, Any], known: dict[str, str | None]) -> str | None:
+    text = json.dumps(config, sort_keys=True)
+    if text not in known:
+        known[text] = _told(lambda: _check(parser, config, known))
+    return known[text]
+
+
+def _check(parser: Any, config: dict[str, Any], known: dict[str, str | None]) -> None:
+    """Parse the options, create the data module and, where the image size is said, the method's networks."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        given = parser.parse_args(["fit", "--config", str(path)])["fit"]
+    size, model = _created(given.data).image_size, given.model
+    random = {"weights": "random"} if "weights" in model.init_args else {}
+    built = f"{model.class_path} {size} {model.init_args}"
+    if size is None or "checkpoints" in model.init_args:  # an ensemble's members do not exist yet
+        _created(model, **random)
+        return
+    if built not in known:
+        known[built] = _told(lambda: _created(model, **random, image_size=size).configure_model())
+    if known[built] is not None:
+        raise UserError(str(known[built]))
+
+
+def _created(part: Any, **changes: Any) -> Any:
+    module, _, name = part.class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)(**{**part.init_args.as_dict(), **changes})
+
+
+def _told(check: Callable[[], Any]) -> str | None:
+    """What a check complains of."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "config.yaml"
-            path.write_text(yaml.safe_dump(config), encoding="utf-8")
-            given = parser.parse_args(["fit", "--config", str(path)])["fit"]
-        _build(given)
-        gc.collect()  # a method and its callback hold each other, and networks can be large
+        check()
     except (UserError, ValueError) as error:
         return " ".join(str(error).split())
     return None
-
-
-def _build(given: Any) -> None:
-    """Create the data module and, where the image size is said, the method's networks."""
-
-    def create(part: Any, **changes: Any) -> Any:
-        module, _, name = part.class_path.rpartition(".")
-        return getattr(importlib.import_module(module), name)(**{**part.init_args.as_dict(), **changes})
-
-    size = create(given.data).image_size
-    arguments = given.model.init_args
-    changes = {"weights": "random"} if "weights" in arguments else {}
-    if size is None or "checkpoints" in arguments:  # an ensemble's members do not exist yet
-        create(given.model, **changes)
-        return
-    create(given.model, **changes, image_size=size).configure_model()
 
 
 def missing_data(cells: Iterable[Cell]) -> list[str]:
