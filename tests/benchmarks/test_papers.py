@@ -9,6 +9,7 @@ from benchmarks import papers
 from benchmarks.plan import read_plan
 from zoo.cli import main
 from zoo.cli import papers as papers_command
+from zoo.cli.checking import problems
 from zoo.configs import shipped_configs
 from zoo.errors import UserError
 
@@ -102,3 +103,13 @@ def test_a_dry_run_checks_every_cell(tmp_path, capsys):
     assert wrong == [f"wrong_{kind}--medmnist--{seed}" for kind in kinds for seed in (0, 1)]
     assert "data  medmnist: no data.root, a PHANTOM; official files: " in told
     assert not (tmp_path / "out").exists()
+
+
+SHIPPED = sorted(name for name in shipped_configs() if name.startswith("benchmarks/"))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "benchmarks/quick" else pytest.mark.slow) for name in SHIPPED]
+)
+def test_no_cell_of_a_shipped_benchmark_is_wrong(name):
+    assert problems(read_plan(name).cells) == {}
