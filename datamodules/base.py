@@ -399,7 +399,8 @@ class AnomalyDataModule(LightningDataModule):
         known = bool((store.has_mask[positions] | (labels == 0)).all()) and bool(store.has_mask.any())
         sources = [owner.image for owner in owners]
         subjects, volumes = [owner.subject for owner in owners], [owner.id for owner in owners]
-        return CachedImages(store, positions, ids, subjects, labels, with_mask=known, sources=sources, volumes=volumes)
+        more = {"sources": sources, "volumes": volumes, "groups": [self.group_of(owner) for owner in owners]}
+        return CachedImages(store, positions, ids, subjects, labels, with_mask=known, **more)
 
     def original(self, source: str, number: int) -> Array | None:
         """The picture behind an image at its file's resolution, for overlays.
@@ -420,6 +421,10 @@ class AnomalyDataModule(LightningDataModule):
 
     def case_of(self, name: str) -> str:
         """The patient that a file belongs to, by its name below the root; empty where unknown."""
+        return ""
+
+    def group_of(self, record: Record) -> str:
+        """Scanner, site or another group that is calibrated and told by itself; empty where unknown."""
         return ""
 
     def reserve_calibration(self) -> None:
@@ -465,7 +470,7 @@ class AnomalyDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Healthy images, shuffled by seed and epoch, resumable in the middle of an epoch."""
         dataset = self.dataset("train")
-        dataset.with_mask, dataset.sources, dataset.volumes = False, None, None
+        dataset.with_mask, dataset.sources, dataset.volumes, dataset.groups = False, None, None, None
         if self.random_crop is not None and len(self.image_shape) != 3:
             raise UserError("data.random_crop works on 2-D images")
         if self.device_store != "off":

@@ -79,6 +79,8 @@ class Folder(AnomalyDataModule):
         in_channels: int | None = None,
         intensity_range: tuple[float, float] | None = None,
         case_pattern: str | None = None,
+        group_pattern: str | None = None,
+        group_column: str | None = None,
         **common: Any,
     ) -> None:
         """Remember the arguments.
@@ -93,19 +95,20 @@ class Folder(AnomalyDataModule):
             case_pattern: regular expression with one group that finds the patient in a file's path below the root, for
                 example ``([^/]+)/[^/]+$`` for a folder a patient; all files of a patient are then in one split and
                 count as one case. None: every file is a case.
+            group_pattern: the same for scanner, site, ...: a group is calibrated by its own healthy cases where these
+                suffice, and told by itself after a test.
+            group_column: column of the table that holds the group.
             **common: see :class:`AnomalyDataModule`.
         """
         self.table = None if table is None else Path(table).expanduser()
         if root is None and self.table is not None:
             root = str(self.table.parent)
         super().__init__(root=root, image_size=image_size, **common)
-        try:
-            self.case_pattern = None if case_pattern is None else re.compile(case_pattern)
-        except re.error as error:
-            raise UserError(f"data.case_pattern {case_pattern}: no regular expression ({error})") from error
-        if self.case_pattern is not None and self.case_pattern.groups != 1:
-            found = self.case_pattern.groups
-            raise UserError(f"data.case_pattern {case_pattern}: one group is expected, found {found}")
+        self.case_pattern = _pattern("data.case_pattern", case_pattern)
+        self.group_pattern = _pattern("data.group_pattern", group_pattern)
+        self.group_column = group_column
+        if group_column is not None and self.table is None:
+            raise UserError(f"data.group_column {group_column}: needs data.table; data.group_pattern works on paths")
         if in_channels not in (None, 1, 3):
             raise UserError(f"data.in_channels must be 1 or 3, found {in_channels}")
         if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
@@ -195,6 +198,12 @@ class Folder(AnomalyDataModule):
         """What ``case_pattern`` finds in the name; empty without a pattern or where it finds nothing."""
         found = None if self.case_pattern is None else self.case_pattern.search(name)
         return "" if found is None else found[1] or ""
+
+    def group_of(self, record: Record) -> str:
+        """The cell of ``group_column``, else what ``group_pattern`` finds."""
+        found = None if self.group_pattern is None else self.group_pattern.search(record.id)
+        cell = dict(record.columns).get(self.group_column, "") if self.group_column is not None else ""
+        return cell or ("" if found is None else found[1] or "")
 
     def original(self, source: str, number: int) -> Array | None:
         """The whole file as it is read, before resizing."""
@@ -312,6 +321,17 @@ class Folder(AnomalyDataModule):
         """Size, channels and scaling."""
         scale = {"intensity_range": self.intensity_range, "grey_scale": self.grey_scale()}
         return plain({"size": self._target(), "channels": self.channels, **scale})
+
+
+def _pattern(name: str, text: str | None) -> re.Pattern[str] | None:
+    """A regular expression with one group."""
+    try:
+        found = None if text is None else re.compile(text)
+    except re.error as error:
+        raise UserError(f"{name} {text}: no regular expression ({error})") from error
+    if found is not None and found.groups != 1:
+        raise UserError(f"{name} {text}: one group is expected, found {found.groups}")
+    return found
 
 
 def _decoded(path: str, shown_as_stated: bool) -> Decoded | Volume:

@@ -25,6 +25,7 @@ class CachedImages(Dataset[Batch]):
         labels: ``(n,)`` one per index, 1 = anomalous.
         with_mask: add the ground truth.
         sources: absolute paths, one per index, added as ``source``; None leaves the key out.
+        groups: scanner, site, ... of each index, added as ``group``.
         volumes: records that they come from, one per index, added as ``volume`` with ``case`` and ``slice``.
     """
 
@@ -39,11 +40,13 @@ class CachedImages(Dataset[Batch]):
         with_mask: bool,
         sources: Sequence[str] | None = None,
         volumes: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.store = store
         self.indices = np.asarray(indices, np.int64)
         self.ids, self.subjects, self.sources = list(ids), list(subjects), None if sources is None else list(sources)
         self.volumes = None if volumes is None else list(volumes)
+        self.groups = None if groups is None else list(groups)
         self.labels = np.asarray(labels, np.int64)
         self.with_mask = with_mask
         self._with_spacing = not np.isnan(store.spacing).any()
@@ -75,6 +78,8 @@ class CachedImages(Dataset[Batch]):
             batch["volume"] = [self.volumes[position] for position in chosen]
             batch["case"] = [self.subjects[position] or self.volumes[position] for position in chosen]
             batch["slice"] = torch.from_numpy(self.store.slices[where].astype(np.int64))
+        if self.groups is not None:
+            batch["group"] = [self.groups[position] for position in chosen]
         if self.with_mask:
             batch["mask"] = torch.from_numpy(self.store.mask(where))
         if self._with_spacing:

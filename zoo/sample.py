@@ -23,6 +23,7 @@ class Sample(TypedDict, total=False):
         source: B absolute paths.
         volume: B files or members that the images come from: the slices of a volume share it.
         case: B units that statistics count: the patient where known, else the volume or file.
+        group: B scanners, sites, ... that are calibrated and told by themselves, empty where unknown.
         slice: ``(B,)`` int64, the slice of its volume, -1 for images that are none.
     """
 
@@ -37,6 +38,7 @@ class Sample(TypedDict, total=False):
     source: list[str]
     volume: list[str]
     case: list[str]
+    group: list[str]
     slice: Tensor
 
 

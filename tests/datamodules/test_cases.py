@@ -68,3 +68,17 @@ def test_enough_is_held_out_for_a_decision():
     names = [f"{number:03d}" for number in range(300)]
     assert [len(held_out(names[:count], 0.1, 0)) for count in (59, 60, 300)] == [6, 20, 30]
     assert not held_out(names, 0, 0)
+
+
+def test_groups_by_path_and_by_table(patients, tmp_path):
+    data = _data(patients, tmp_path, group_pattern="normal([0-9])[^/]*/")
+    assert {*data.dataset("train").groups} <= {str(digit) for digit in range(10)}
+    assert "group" in data.dataset("test").__getitems__([0])
+    table = tmp_path / "table.csv"
+    files = sorted(path.relative_to(patients) for path in patients.rglob("*.png"))
+    lines = [f"{path},{int('anomalous' in str(path))},site{n % 2}" for n, path in enumerate(files)]
+    table.write_text("\n".join(["path,label,site", *lines]))
+    tabled = Folder(table=str(table), root=str(patients), cache_dir=str(tmp_path / "cache"), group_column="site")
+    assert {*tabled.dataset("train").groups} == {"site0", "site1"}
+    with pytest.raises(UserError, match=r"group_column site: needs data\.table"):
+        _data(patients, tmp_path, group_column="site")

@@ -195,3 +195,19 @@ def test_exported_graphs_decide_without_this_package(run, tmp_path, form):
     assert kept["scores"] == model.calibration.scores
     assert kept["threshold"] == kept["scores"][-1]
     assert kept["digest"] == model.calibration.digest()
+
+
+def test_groups_are_calibrated_and_told_by_themselves(folder, tmp_path):
+    arguments = ["--model", "Statistical", "--data", "Folder", "--data.root", str(folder), "--data.image_size", "32"]
+    arguments += ["--data.case_pattern", "([^/]+)_[0-9]", "--data.group_pattern", "([0-9])_[0-9]"]
+    arguments += ["--test_after_fit", "true", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", *arguments, "--trainer.accelerator", "cpu"]) == 0
+    run = next(tmp_path.iterdir())
+    assert len({*load_pretrained(run).calibration.groups}) > 1
+    groups = json.loads((run / "metrics.json").read_text())["decision"]["subgroups"]
+    assert [row["group"] for row in groups] == [str(digit) for digit in range(6)]
+    assert groups[0]["sensitivity"]["value"] == 1
+    assert main(["predict", "--run", str(run), "--input", str(folder / "test" / "anomalous")]) == 0
+    cases = _rows(run / "predictions-001" / "cases.csv")
+    assert cases[3]["group"] == "3"
+    assert "all groups used" in cases[3]["note"]
