@@ -22,11 +22,13 @@ class Report(NamedTuple):
         counts: number of images by part.
         errors: what must be mended.
         warnings: what makes figures incomparable or doubtful.
+        facts: sizes, grey values and the like, by what they are about.
     """
 
     counts: dict[str, int]
     errors: list[str]
     warnings: list[str]
+    facts: dict[str, str] = {}
 
 
 def find_leaks(store: Store, records: Sequence[Record]) -> list[str]:

@@ -11,6 +11,7 @@ from datamodules.integrity import default_cache
 from datamodules.registry import PHANTOM_PRESETS, DataSet, cards, data_sets, find, home
 from zoo.errors import UserError
 from zoo.files import write_text
+from zoo.registry import nearest
 
 if TYPE_CHECKING:
     from datamodules.base import AnomalyDataModule
@@ -30,7 +31,9 @@ def main(argv: list[str]) -> int:
         UserError: unknown name or unusable folder.
         SystemExit: usage, code 2.
     """
-    arguments = _parser().parse_args(argv)
+    arguments, further = _parser().parse_known_args(argv)
+    if further and arguments.command != "check":
+        raise UserError(f"zoo data {arguments.command}: unknown option {further[0]}")
     if arguments.command == "list":
         if arguments.docs is not None:
             renew(Path(arguments.docs))
@@ -48,7 +51,51 @@ def main(argv: list[str]) -> int:
     if arguments.command == "phantom":
         options = {"preset": arguments.preset, "seed": arguments.seed, "workers": arguments.workers}
         return _phantom(entry, Path(arguments.root), {**options, "jpeg2000": arguments.jpeg2000})
-    return _check(entry, Path(arguments.root), arguments.json, arguments.cache_dir)
+    options = data_options(entry, further)
+    if arguments.cache_dir is not None:
+        options["cache_dir"] = arguments.cache_dir
+    root = arguments.root or options.get("root") or (options.get("table") and Path(options["table"]).parent)
+    if not root:
+        raise UserError("zoo data check needs --root DIR")
+    sheet = None if arguments.sheet is None else Path(arguments.sheet)
+    return _check(entry, Path(root), arguments.json, {**options, "root": str(root)}, sheet)
+
+
+def data_options(entry: DataSet, words: list[str]) -> dict[str, Any]:
+    """Options such as ``--data.image_size 64``, as ``fit`` takes them.
+
+    Raises:
+        UserError: no such option of the data set, or a value that is none.
+    """
+    import yaml
+
+    known: list[str] = []
+    if not entry.group:
+        data_module = getattr(importlib.import_module(entry.module), entry.class_name)
+        known = sorted({*_parameters(data_module), *_parameters(data_module.__mro__[1])} - {"self", "common"})
+    found: dict[str, Any] = {}
+    rest = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    while rest:
+        word = rest.pop(0)
+        key = word.removeprefix("--").removeprefix("data.")
+        if not word.startswith("--") or key not in known:
+            close = nearest(key, known) or known
+            told = f"nearest: {', '.join('--data.' + one for one in close[:6])}" if known else "this source takes none"
+            raise UserError(f"{word}: unknown option of {entry.name}; {told}")
+        if not rest:
+            raise UserError(f"{word}: a value is expected")
+        text = rest.pop(0).strip()
+        if text.startswith("(") or (text.replace(",", "").replace(".", "").replace("-", "").isdigit() and "," in text):
+            text = f"[{text.strip('()')}]"
+        value = yaml.safe_load(text)
+        found[key] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _parameters(data_module: type) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(data_module.__init__).parameters)  # type: ignore[misc]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,9 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--cache_dir", help="default: $XDG_CACHE_HOME/uad-zoo")
     check = commands.add_parser("check", help="count, decode and compare all files; changes nothing")
     check.add_argument("name", metavar="NAME")
-    check.add_argument("--root", required=True, help="folder of the data")
+    check.add_argument("--root", help="folder of the data")
+    check.add_argument("--sheet", metavar="FILE.png", help="write a picture of a few images of every part")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
     check.add_argument("--cache_dir", help="where decoded images are kept")
+    check.epilog = "--data.KEY VALUE: options of the data set, as fit takes them"
     return parser
 
 
@@ -151,13 +200,13 @@ def _phantom(entry: DataSet, root: Path, options: dict[str, Any]) -> int:
     return 0
 
 
-def _check(entry: DataSet, root: Path, as_json: bool, cache_dir: str | None) -> int:
+def _check(entry: DataSet, root: Path, as_json: bool, options: dict[str, Any], sheet: Path | None) -> int:
     from datamodules.checks import Report
 
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     try:
-        report = examine(entry, root, cache_dir)
+        report = examine(entry, root, options, sheet)
     except UserError as error:
         report = Report({}, str(error).splitlines(), [])
     phantom = (root / "PHANTOM_DATA.json").is_file()
@@ -174,6 +223,8 @@ def _print(name: str, root: Path, report: "Report", phantom: bool) -> None:
     print(f"{name} in {root}" + (" (phantom)" if phantom else ""))
     for part, count in report.counts.items():
         print(f"  {part:<24}{count:>8}")
+    for about, text in report.facts.items():
+        print(f"  {about:<24}{text}")
     for kind, lines in (("error", report.errors), ("warning", report.warnings)):
         for line in lines[:5]:
             print(f"  {kind}: {line}")
@@ -190,32 +241,41 @@ def _against_official(entry: DataSet, counts: dict[str, int]) -> list[str]:
     ]
 
 
-def examine(entry: DataSet, root: Path, cache_dir: str | None = None) -> "Report":
+def examine(entry: DataSet, root: Path, options: dict[str, Any] | None = None, sheet: Path | None = None) -> "Report":
     """Check one data set.
 
     Args:
         entry: its card.
         root: its folder; nothing in it is changed.
-        cache_dir: where decoded images are kept; None: the default.
+        options: of the data set, as ``fit`` takes them.
+        sheet: where a picture of a few images is written; None: nowhere.
 
     Raises:
         UserError: the layout is not the expected one.
     """
     if entry.group:
+        if sheet is not None:
+            raise UserError(f"--sheet: {entry.name} is a source; look at it through --config {entry.config}")
         report: Report = home(entry).examine(entry, root)
         return report
     import warnings
 
+    from datamodules.overview import write_sheet
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # reported below
         data_module = getattr(importlib.import_module(entry.module), entry.class_name)
-        data = data_module.open_for_check(root, cache_dir=cache_dir, bad_files="lenient")
+        given = {key: value for key, value in (options or {}).items() if key != "root"}
+        data = data_module.open_for_check(root, **{"bad_files": "lenient", **given})
         data.setup()
+        if sheet is not None:
+            write_sheet(data, sheet)
     return _examine_images(data)
 
 
 def _examine_images(data: "AnomalyDataModule") -> "Report":
     from datamodules.checks import Report, find_leaks, near_copy_notes
+    from datamodules.overview import facts
 
     assert data.store is not None
     counts: dict[str, int] = {}
@@ -232,4 +292,5 @@ def _examine_images(data: "AnomalyDataModule") -> "Report":
     copies = [line for line in leaks if line.startswith("same pixels")]
     notes = [line for line in leaks if line not in copies]  # official lists share patients
     notes += near_copy_notes(data.near_copies(), len(data.dataset("test")))
-    return Report(counts, [*data.rejected, *copies], [*data.check_notes(), *notes, *data.notes()])
+    doubtful = [*data.check_notes(), *notes, *data.notes()]
+    return Report(counts, [*data.rejected, *copies], doubtful, facts(data))

@@ -91,7 +91,7 @@ class MedMNIST(AnomalyDataModule):
         files = sorted(root.glob("*.npz"))
         if not files:
             raise UserError(f"{root}: no .npz file of MedMNIST there")
-        return cls(root=str(root), subset=files[0].stem, **options)
+        return cls(root=str(root), **{"subset": files[0].stem, **options})
 
     @property
     def phantom_key(self) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules import BrainMRI
@@ -118,3 +119,32 @@ def test_one_data_set_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert "twins and siblings" in out
     with pytest.raises(UserError, match=r"brain_mri is composed of sources; name one of brats17, .*ixi"):
         main(["list", "brain_mri"])
+
+
+def test_check_takes_the_options_of_fit_and_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, sheet = tmp_path / "own", tmp_path / "sheet.png"
+    assert main(["phantom", "folder", "--root", str(root)]) == 0
+    capsys.readouterr()
+    command = ["check", "folder", "--root", str(root), "--cache_dir", str(tmp_path / "cache")]
+    options = ["--data.image_size", "32", "--data.intensity_range", "(0, 200)", "--sheet", str(sheet)]
+    assert main([*command, *options]) == 0
+    told = capsys.readouterr().out
+    assert "sizes of the files      64x64" in told
+    assert "as served               32x32, 1 channel(s)" in told
+    assert "subjects                unknown" in told
+    from PIL import Image
+
+    with Image.open(sheet) as picture:
+        assert picture.size == (12 * 98, 3 * 98)
+        assert (np.asarray(picture) == (255, 0, 0)).all(-1).any(), "outlines of the masks"
+    with pytest.raises(UserError, match=r"--data.image_sizes: unknown option of folder; nearest: --data.image_size"):
+        main([*command, "--data.image_sizes", "32"])
+
+
+def test_check_opens_files_that_no_configuration_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "isles"
+    assert main(["phantom", "isles15", "--root", str(root)]) == 0
+    victim = sorted(root.rglob("*MR_DWI*/*.nii"))[0]
+    victim.write_bytes(victim.read_bytes()[:2000])
+    assert main(["check", "isles15", "--root", str(root)]) == 1
+    assert f"{victim}: damaged NIfTI" in capsys.readouterr().out

@@ -44,7 +44,7 @@ usage: lightning fit|validate|test|predict --config FILE_OR_NAME ... [--key valu
   --seed_everything N        default 0
   --test_after_fit true      fit, then test
   --run FOLDER               configuration and checkpoint of a run; fit resumes it
-  --input FILE_OR_FOLDER     predict: what to score
+  --input FILE_OR_FOLDER ... predict: what to score; also 'scans/*.png', with --run or --ckpt_path alone
   --predictions.maps npy|png|none    predict: form of the maps
   --predictions.formats [png,nifti,html,seg,sr,pm,sc]    predict: files beside the tables
   --decision.level 0.05      share of healthy cases that may be flagged    --decision.confidence 0.95
