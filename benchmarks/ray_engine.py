@@ -20,7 +20,7 @@ def run_ray(
     workers: int,
     report: Report,
     command: Command,
-    cores: int | None = None,
+    cores: int = 1,
 ) -> dict[str, str]:
     """Run cells as Ray tasks; the folder must lie on storage that every node sees.
 
@@ -33,7 +33,7 @@ def run_ray(
         workers: cells at a time.
         report: see there.
         command: see there.
-        cores: of each cell; None: the cluster's divided by ``workers``, at most those of the largest node.
+        cores: see there.
 
     Returns:
         dict: name of each cell that failed, and why.
@@ -48,15 +48,15 @@ def run_ray(
     local = not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
     ray.init(
         address="local" if local else None,
-        num_cpus=max(workers * (cores or 1), available_cores()) if local else None,
+        num_cpus=max(workers * cores, available_cores()) if local else None,
         include_dashboard=False,
         log_to_driver=False,
         ignore_reinit_error=True,
         runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
     )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    total, largest, gpus = _most(nodes, "CPU", sum), _most(nodes, "CPU", max), _most(nodes, "GPU", max)
-    share = cores or max(1, min(total // workers, largest))
+    largest, gpus = _most(nodes, "CPU", max), _most(nodes, "GPU", max)
+    share = max(1, min(cores, largest))
 
     @ray.remote(max_retries=0)
     def run_one(cell: Cell) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.door import problem_of_content, problem_of_sizes
 from zoo.metrics.shortcuts import STATISTICS
 
 Array = NDArray[Any]
@@ -72,7 +73,11 @@ def read_cell(folder: Path) -> Result:
         ValueError: a file is missing or damaged; the message names it.
     """
     method, dataset, seed = folder.name.split("--")
+    if (problem := problem_of_sizes(folder)) is not None:
+        raise ValueError(problem)
     content = read_json(folder / "metrics.json")
+    if (problem := problem_of_content(content)) is not None:
+        raise ValueError(problem)
     metrics = content.get("metrics")
     if not isinstance(metrics, dict) or not all(value is None or _is_number(value) for value in metrics.values()):
         raise ValueError("metrics.json is missing or damaged")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ import yaml
 
 from benchmarks.plan import Cell
 from benchmarks.resources import (
-    available_cores,
     environment_of,
     gpus_wanted,
     kill,
@@ -29,7 +29,9 @@ from zoo.errors import UserError
 from zoo.files import held, write_text
 
 POLL_SECONDS = 0.02
-_INTERRUPTIONS = ("killed by", "took longer", "used more", "members not finished", "asks for")  # not the cell's mistake
+_KILLED = "killed by"
+TRIES_MORE = 2  # for a cell whose process was killed from outside
+_INTERRUPTIONS = (_KILLED, "took longer", "used more", "members not finished", "asks for")  # not the cell's mistake
 WATCH_SECONDS = 0.5
 Report = Callable[[Cell, str, dict[str, Any]], None]
 Command = Callable[[Path], list[str]]
@@ -120,9 +122,9 @@ def finish(folder: Path, cell: Cell, problem: str | None) -> bool:
 
 def reason_of(code: int, log: Path) -> str:
     """Why a process failed: its signal, or the last telling line of its log."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    if code < 0 or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # the latter: it saved before it ended
+        name = signal.Signals(-code if code < 0 else code - 128).name
+        return f"{_KILLED} {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if "Error" in line or line.startswith("error:")]
     return (telling or lines or [f"exit code {code}"])[-1][:300]
@@ -157,7 +159,7 @@ def run_local(
     workers: int,
     report: Report,
     command: Command,
-    cores: int | None = None,
+    cores: int = 1,
 ) -> dict[str, str]:
     """Run cells in a pool of subprocesses.
 
@@ -165,15 +167,16 @@ def run_local(
         cells: to be run, in this order.
         out: the benchmark's folder.
         limits: of each cell.
-        workers: processes at a time; cores and GPUs are divided among them.
+        workers: processes at a time; GPUs are divided among them.
         report: called with a cell, its state (``running``, ``done``, ``failed``) and its progress or status.
         command: the command line that runs the cell in a folder, in a process of its own.
-        cores: of each cell; None: its share of the machine's.
+        cores: of each cell, its number of threads. Figures depend on it in the last digits, so that it must not follow
+            the number of workers.
 
     Returns:
         dict: name of each cell that failed, and why.
     """
-    pool = _Pool(list(cells), out, limits, report, cores or max(1, available_cores() // workers), command)
+    pool = _Pool(list(cells), out, limits, report, cores, command)
     try:
         while pool.waiting or pool.running:
             while len(pool.running) < workers and pool.start_one():
@@ -208,6 +211,7 @@ class _Pool:
         self.waiting, self.out, self.limits, self.report, self.cores = waiting, out, limits, report, cores
         self.command = command
         self.running: list[_Worker] = []
+        self.killed: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
         self.gpus = visible_gpus()
         self.watched = 0.0
@@ -253,6 +257,10 @@ class _Pool:
             if problem != "":
                 kill(worker.process)  # and what it may have left behind
                 self.running.remove(worker)
+                if problem is not None and problem.startswith(_KILLED) and self.killed[worker.cell.name] < TRIES_MORE:
+                    self.killed[worker.cell.name] += 1  # from outside: not the cell's mistake, it goes on where it was
+                    self.waiting.insert(0, worker.cell)
+                    continue
                 self._end(worker.cell, worker.folder, problem)
             elif watch:
                 self.report(worker.cell, "running", read_json(worker.folder / "progress.json"))

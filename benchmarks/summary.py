@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.door import known_names
 from benchmarks.paper import write_paper
-from benchmarks.published import Published
+from benchmarks.published import Published, known_tables
 from benchmarks.report import write_page
 from benchmarks.results import PLAN_FILE, Result, read_json, read_results
 from benchmarks.tables import write_tables
@@ -26,7 +27,10 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str], paper: 
         set: names of the cells left out, without those of an earlier configuration; None without a finished cell.
     """
     about = read_json(folders[0] / PLAN_FILE)
-    name, published = str(about.get("name", out.name)), list(about.get("published", []))
+    name = str(about.get("name", out.name))
+    published, others = known_names(about.get("published"), known_tables())
+    if others:
+        _say(f"LEFT OUT published tables that are not shipped: {', '.join(others)}")
     reading = read_results(folders)
     failed = {**reading.failed, **failed}
     problems = {**reading.damaged, **reading.conflicting}

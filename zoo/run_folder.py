@@ -89,6 +89,8 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
         dict: method, dataset, seed, phantom, semi_supervised, parameters, device, versions, config_sha256,
         data_fingerprint.
     """
+    import torch
+
     data: Any = getattr(trainer, "datamodule", None)
     return {
         "method": model.method().name,
@@ -98,6 +100,7 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
         "semi_supervised": bool(getattr(data, "unlabeled", False)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": device_name(model),
+        "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
             "uad-zoo": zoo.__version__,

@@ -368,3 +368,18 @@ def test_progress_reaches_the_runner(tmp_path):
     assert not failed
     assert {"stage": "fit"} in [event[2] for event in events]
     assert not (tmp_path / "cells/told--data--0/progress.json").exists()
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+def test_a_cell_killed_from_outside_goes_on(tmp_path, signal_name):
+    """Twice killed, then well; a third time would be its end."""
+    killed = (
+        "import os, signal, sys\nfrom pathlib import Path\nseen = Path(sys.argv[1], 'seen')\n"
+        "count = len(seen.read_text()) if seen.exists() else 0\nseen.write_text('x' * (count + 1))\n"
+        f"if count < int({{0}}): os.kill(os.getpid(), signal.{signal_name})\n"
+    )
+    programs = {"twice": killed.format(2) + textwrap.dedent(GOOD), "always": killed.format(9)}
+    failed, _ = run([cell("twice"), cell("always")], tmp_path, programs)
+    assert failed == {"always--data--0": read_status(tmp_path / "cells" / "always--data--0")["reason"]}
+    assert failed["always--data--0"].startswith(f"killed by {signal_name}")
+    assert (tmp_path / "cells" / "always--data--0" / "seen").read_text() == "xxx"

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", required=True, help="folder of the benchmark; a second run resumes it")
     run.add_argument("--engine", choices=("local", "ray"), default="local")
     run.add_argument("--workers", type=int, default=1, help="cells at a time")
-    run.add_argument("--cores", type=int, help="cores of a cell; default: an equal share")
+    run.add_argument("--cores", type=int, default=1, help="threads of a cell; figures depend on it in the last digits")
     run.add_argument("--memory-gb", type=float, help="memory that a cell may use, with all its processes")
     run.add_argument("--only", default="*", help="pattern of cell names: 'fae--*'")
     run.add_argument("--retry-failed", action="store_true", help="run failed cells again")
@@ -58,7 +58,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from benchmarks.runner import exclusive, is_done, read_status
     from benchmarks.summary import write_report
 
-    if arguments.workers < 1 or (arguments.cores is not None and arguments.cores < 1):
+    if arguments.workers < 1 or arguments.cores < 1:
         raise UserError("--workers and --cores must be at least 1")
     out = Path(arguments.out)
     plan = read_plan(arguments.config, out)
