@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ from zoo.errors import UserError
 from zoo.files import write_text
 
 CACHE_VERSION = 3
+_DIGESTS_AT_ONCE = 4096  # files
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 class Prepared(NamedTuple):
@@ -152,11 +155,14 @@ def _content_digests(files: Iterable[str], memo_path: Path) -> dict[str, str]:
         else:
             fresh.append((file, stamp))
     if fresh:
-        with ThreadPoolExecutor(_threads()) as pool:
-            for (file, stamp), digest in zip(fresh, pool.map(_digest, [file for file, _ in fresh]), strict=True):
-                digests[file] = digest
-                if digest != _UNREADABLE:
-                    memo[file] = [*stamp, digest]
+        with ThreadPoolExecutor(_threads()) as pool, _progress(len(fresh), "reading the files") as advance:
+            for start in range(0, len(fresh), _DIGESTS_AT_ONCE):  # a task a file for a million files fills the memory
+                part = fresh[start : start + _DIGESTS_AT_ONCE]
+                for (file, stamp), digest in zip(part, pool.map(_digest, [file for file, _ in part]), strict=True):
+                    digests[file] = digest
+                    if digest != _UNREADABLE:
+                        memo[file] = [*stamp, digest]
+                    advance()
         write_text(memo_path, json.dumps(memo), shared=True)
     return digests
 
@@ -400,7 +406,7 @@ def _in_order(records: Sequence[Record], prepare: Callable[[Record], Prepared]) 
     threads = _threads()
     ahead = 4 * threads
     pending: deque[Future[Prepared | BadFile]] = deque()
-    with ThreadPoolExecutor(threads) as pool, _progress(len(records)) as advance:
+    with ThreadPoolExecutor(threads) as pool, _progress(len(records), "preparing the data (once)") as advance:
         try:
             for record in records:
                 pending.append(pool.submit(attempt, record))
@@ -420,13 +426,33 @@ def _threads() -> int:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    if total < 64 or not sys.stderr.isatty():
+def _progress(total: int, what: str) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, elsewhere a line now and then: only what takes long is told."""
+    if total < 64:
         yield lambda: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(total, what)
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("preparing the data (once)", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+
+
+def _lines(total: int, what: str) -> Callable[[], None]:
+    started = told = time.monotonic()
+    done = 0
+
+    def advance() -> None:
+        nonlocal done, told
+        done += 1
+        now = time.monotonic()
+        if now - told >= _SECONDS_BETWEEN_LINES:
+            told = now
+            left = (now - started) / done * (total - done)
+            print(f"{what}: {done:,} of {total:,}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return advance

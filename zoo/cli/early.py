@@ -147,6 +147,8 @@ class _Call:
             "ckpt_path": "--ckpt_path {}: no such file",
             "input": "--input {}: no such file or folder",
         }
+        if "input" in self.paths or self.command == "predict":
+            del told["data.root"]  # prediction needs no training data
         for key, message in told.items():
             path = self.paths.get(key)
             if isinstance(path, str) and path != "null" and "://" not in path and not Path(path).expanduser().exists():
