@@ -175,7 +175,8 @@ def palette() -> Array:
     """Colours of maps, ``(256, 3)`` uint8."""
     from matplotlib import colormaps
 
-    return np.rint(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
+    table: Array = np.rint(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
+    return table
 
 
 def _png(values: Array, as_map: bool) -> str:

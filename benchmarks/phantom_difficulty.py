@@ -163,7 +163,8 @@ def _plain(images: Pixels) -> Pixels:
     if images.shape[1] == 1:
         return images
     # the small summand calms the noise of dark pixels
-    return ((images[:, 0] - images[:, 1]) / (images.sum(1) + 0.05))[:, None]
+    redness: Pixels = ((images[:, 0] - images[:, 1]) / (images.sum(1) + 0.05))[:, None]
+    return redness
 
 
 def _autoencode(train: Pixels, test: Pixels, seed: int) -> Pixels:
@@ -187,7 +188,8 @@ def _autoencode(train: Pixels, test: Pixels, seed: int) -> Pixels:
         optimiser.step()
     with torch.no_grad():
         values = torch.from_numpy(np.asarray(test, np.float32))
-        return (net(values) - values).abs().mean(1).numpy()
+        errors: Pixels = (net(values) - values).abs().mean(1).numpy()
+        return errors
 
 
 def _z_scores(train: Pixels, test: Pixels) -> Pixels:
@@ -195,7 +197,8 @@ def _z_scores(train: Pixels, test: Pixels) -> Pixels:
     spread = train.std(0)
     # pixels that hardly vary, such as rims, would rule otherwise
     floor = 0.25 * np.median(spread[spread > 0])
-    return np.abs(test - train.mean(0)) / (spread + floor)
+    scores: Pixels = np.abs(test - train.mean(0)) / (spread + floor)
+    return scores
 
 
 def _residuals(train: Pixels, test: Pixels) -> Pixels:
@@ -203,7 +206,8 @@ def _residuals(train: Pixels, test: Pixels) -> Pixels:
     mean = train.mean(0)
     basis = np.linalg.svd(train - mean, full_matrices=False)[2][: min(40, len(train) * 2 // 5)]
     centred = test - mean
-    return np.abs(centred - centred @ basis.T @ basis)
+    residuals: Pixels = np.abs(centred - centred @ basis.T @ basis)
+    return residuals
 
 
 def _by_level(statistic: Callable[[Pixels, Pixels], Pixels], train: Pixels, test: Pixels, levels: int) -> Pixels:

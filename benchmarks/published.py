@@ -55,7 +55,8 @@ def read_table(name: str) -> dict[str, Any]:
     ``metric`` and ``dataset`` say what the columns do not; ``unit: percent`` where figures are in percent. ``suites``
     and ``stated``: :mod:`benchmarks.papers`.
     """
-    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    table: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return table
 
 
 def known_tables() -> list[str]:

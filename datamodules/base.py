@@ -391,7 +391,8 @@ class AnomalyDataModule(LightningDataModule):
         assert self.store is not None
         own = np.array([record.label for record in self.records], np.int64)[self.store.record[positions]]
         decided = self.store.labels[positions].astype(np.int64)
-        return np.where(decided >= 0, decided, own)
+        labels: Array = np.where(decided >= 0, decided, own)
+        return labels
 
     def _images(self, store: Store, records: Sequence[Record], positions: Array, labels: Array) -> CachedImages:
         owners = [records[number] for number in store.record[positions]]
@@ -447,7 +448,8 @@ class AnomalyDataModule(LightningDataModule):
     def _case(self, position: int) -> str:
         assert self.store is not None
         owner = self.records[self.store.record[position]]
-        return owner.subject or owner.id
+        name: str = owner.subject or owner.id
+        return name
 
     def dataset(self, split: str) -> CachedImages:
         """Images of a split.

@@ -191,7 +191,8 @@ def _thumbnails(store: Store, positions: Array, side: int = 32) -> Iterator[Arra
 
 
 def _unit(rows: Array) -> Array:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+    return unit
 
 
 def refuse_destroyed_greys(store: Store, where: str) -> None:

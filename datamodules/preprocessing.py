@@ -54,7 +54,8 @@ def to_unit(values: Array, bounds: tuple[float, float] | None = None) -> Array:
     else:
         low, high = float(values.min()), float(values.max())
     scaled = (values.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-12))
-    return np.clip(scaled, 0, 1)
+    unit: Array = np.clip(scaled, 0, 1)
+    return unit
 
 
 def decode_picture(path: str, *, shown_as_stated: bool = True) -> Decoded:
@@ -160,7 +161,7 @@ def marked(mask: Decoded, *, colours: bool = True) -> Array:
         return level > max(top / 2, 16)
     clear = np.zeros(level.shape, bool) if mask.alpha is None else mask.alpha <= mask.alpha.max() / 2
     black = ~clear & (codes == 0)
-    found = ~clear & ~black
+    found: Array = ~clear & ~black
     kinds, counts = np.unique(codes[found], return_counts=True)
     if clear.any() and not (black.any() and found.any()):
         return ~clear
@@ -261,7 +262,8 @@ def equalise(values: Array, mask: Array | None = None, bins: int = 256) -> Array
     counts, edges = np.histogram((values if mask is None else values[mask]).ravel(), bins)
     centres = (edges[:-1] + edges[1:]) / 2
     shares = counts.cumsum() / counts.sum()
-    return np.interp(values.ravel(), centres, shares).reshape(values.shape)
+    level: Array = np.interp(values.ravel(), centres, shares).reshape(values.shape)
+    return level
 
 
 def to_atlas_grid(volume: Array, affine: Array, brain: Array, order: int = 1) -> Array:
@@ -287,7 +289,8 @@ def to_atlas_grid(volume: Array, affine: Array, brain: Array, order: int = 1) ->
     target_middle = (np.array(ATLAS_SHAPE) - 1) / 2
     start = middle + (np.array([0, 0, first]) - target_middle) / spacing
     shape = (*ATLAS_SHAPE[:2], last - first)
-    return affine_transform(volume.astype(np.float32), 1 / spacing, start, shape, order=order)
+    moved: Array = affine_transform(volume.astype(np.float32), 1 / spacing, start, shape, order=order)
+    return moved
 
 
 def fae_slices(volume: Array, size: tuple[int, int]) -> Array:
@@ -305,7 +308,8 @@ def fae_slices(volume: Array, size: tuple[int, int]) -> Array:
     slices = np.moveaxis(volume.astype(np.float32), 2, 0)
     short = min(slices.shape[1:])
     box = [slice((side - short) // 2, (side + short) // 2) for side in slices.shape[1:]]
-    return resize(slices[:, box[0], box[1]], (len(slices), *size), preserve_range=True).astype(np.float32)
+    resized: Array = resize(slices[:, box[0], box[1]], (len(slices), *size), preserve_range=True).astype(np.float32)
+    return resized
 
 
 def fae_equalise(slices: Array) -> Array:
@@ -385,7 +389,8 @@ def _resize_inside(volume: Array, factor: float) -> Array:
 def _nearest(labels: Array, shape: tuple[int, ...]) -> Array:
     from skimage.transform import resize
 
-    return resize(labels, shape, order=0, preserve_range=True, anti_aliasing=False).astype(labels.dtype)
+    resized: Array = resize(labels, shape, order=0, preserve_range=True, anti_aliasing=False).astype(labels.dtype)
+    return resized
 
 
 def pad_evenly(volume: Array, shape: tuple[int, ...]) -> Array:
@@ -419,7 +424,7 @@ def multi_task_film(film: Dicom, size: tuple[int, int] = (256, 256)) -> Array:
     """
     from skimage.transform import resize
 
-    image = resize(film.pixels.astype(np.float64), (512, 512), order=3, anti_aliasing=True)
+    image: Array = resize(film.pixels.astype(np.float64), (512, 512), order=3, anti_aliasing=True)
     if film.window is not None:
         centre, width = film.window
         image = np.clip(image, centre - width / 2, centre + width / 2)
@@ -428,7 +433,9 @@ def multi_task_film(film: Dicom, size: tuple[int, int] = (256, 256)) -> Array:
         image = image.max() - image
     spread = float(np.ptp(image))
     image = 2 * (image - image.min()) / (spread if spread > 0 else 1.0) - 1
-    return image if tuple(size) == (512, 512) else resize(image, size, order=3, anti_aliasing=True)
+    if tuple(size) != (512, 512):
+        image = resize(image, size, order=3, anti_aliasing=True)
+    return image
 
 
 def box_mask(boxes: tuple[tuple[float, ...], ...], file_size: tuple[int, int], size: tuple[int, int]) -> Array:
@@ -456,7 +463,8 @@ def largest_part(mask: Array) -> Array:
     parts, count = label(mask)
     if count == 0:
         return np.ones_like(mask, bool)
-    return binary_fill_holes(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
+    filled: Array = binary_fill_holes(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
+    return filled
 
 
 # ---- endoscopy ------------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ class AnomalyModule(LightningModule):
     before: ClassVar[dict[str, Any]] = {}
     scores_with_gradient: bool = False
 
+    __call__: Callable[..., Prediction]  # nn.Module leaves it open
     image_size: tuple[int, ...]
     in_channels: int
 

@@ -192,4 +192,5 @@ def arguments(cls: type) -> dict[str, Any]:
 def load_class(name: str) -> "type[AnomalyModule]":
     """Import the class of the method called ``name``."""
     module, _, class_name = find(name).class_path.rpartition(".")
-    return getattr(importlib.import_module(module), class_name)
+    found: type[AnomalyModule] = getattr(importlib.import_module(module), class_name)
+    return found

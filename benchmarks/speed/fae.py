@@ -76,7 +76,7 @@ class Ours:
     def __init__(self, device: torch.device, half: bool) -> None:
         self.device, self.half = device, half
         self.model = _create(device, channels_last=half)
-        self.model.log = lambda *_: None  # type: ignore[method-assign, assignment, misc]  # no trainer here
+        self.model.log = lambda *_: None  # type: ignore[method-assign]  # no trainer here
         self.optimiser = self.model.configure_optimizers()
 
     def train(self, image: Tensor) -> None:

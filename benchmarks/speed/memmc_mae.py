@@ -162,7 +162,7 @@ def main() -> None:
     small = 2 if device.type == "cpu" else 32
     print(f"device {device}, torch {torch.__version__}")
     for gate in ("channel", "token"):
-        print(operator(gate, device, small, arguments.rounds))  # type: ignore[arg-type]
+        print(operator(gate, device, small, arguments.rounds))
     print(against_timm(device, 4 * small, arguments.rounds))
     memory()
     if device.type == "cuda":

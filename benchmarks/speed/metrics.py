@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 from zoo.metrics import counting
+from zoo.metrics.counting import Array
 from zoo.metrics.exact import ExactPixelMetrics
 from zoo.metrics.functional import aupro, binary_summary, pixel_summary
-from zoo.metrics.ranking import Array
 from zoo.metrics.streaming import StreamingPixelMetrics
 
 Candidate = Callable[[Array, Array], tuple[float, ...]]

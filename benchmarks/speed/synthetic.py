@@ -57,7 +57,8 @@ def smooth_images(count: int, size: tuple[int, ...]) -> Array:
     """Smooth noise in [-1, 1], ``(count, 1, *size)`` float32."""
     noise = np.random.default_rng(0).standard_normal((count, 1, *size))
     smooth = gaussian_filter(noise, (0, 0, *[4.0] * len(size)))
-    return (smooth / np.abs(smooth).max()).astype(np.float32)
+    images: Array = (smooth / np.abs(smooth).max()).astype(np.float32)
+    return images
 
 
 def one(image: Array, task: Task, rng: np.random.Generator, sources: Array) -> Array:

@@ -72,7 +72,8 @@ def _shape(rng: np.random.Generator, size: tuple[int, ...]) -> Shape:
 
 def _box(matrix: Array, sides: Array) -> Array:
     corners = np.array(list(itertools.product(*[(-(s - 1) / 2, (s - 1) / 2) for s in sides]))) @ matrix.T
-    return (np.ceil(corners.max(0)) - np.floor(corners.min(0)) + 1).astype(int)
+    box: Array = (np.ceil(corners.max(0)) - np.floor(corners.min(0)) + 1).astype(int)
+    return box
 
 
 def _bounds(image: Array) -> tuple[Array, Array]:

@@ -25,7 +25,7 @@ class _Alive(TorchDispatchMode):
     """Adds up the storages that are alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.known: set[int] = set()
         self.now = self.peak = 0
 

@@ -77,7 +77,8 @@ def _is_written(root: Path, marker: dict[str, Any]) -> bool:
 
 def _run(task: tuple[str, Path, Settings, Any]) -> Result:
     module, root, settings, job = task
-    return importlib.import_module(module).render(root, settings, job)
+    result: Result = importlib.import_module(module).render(root, settings, job)
+    return result
 
 
 def _render_all(root: Path, settings: Settings, workers: int) -> list[Truth]:

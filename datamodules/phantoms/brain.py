@@ -299,7 +299,8 @@ def _paint(
     texture = field_3d(rng, tissue.axes, 6, 1.0)
     if lesion.kind == "stroke":
         weight = ndimage.gaussian_filter((tissue.labels == 1).astype(np.float32), 1.2 / tissue.spacing)
-        return signal + weight * STROKE[sequence] * lesion.strength * contrast * (1 + 0.25 * texture)
+        stroke: Array = signal + weight * STROKE[sequence] * lesion.strength * contrast * (1 + 0.25 * texture)
+        return stroke
     for label in (2, 4, 1):
         mask = tissue.labels == label
         if mask.any():

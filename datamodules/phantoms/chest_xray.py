@@ -375,7 +375,8 @@ def expose(rng: Rng, attenuation: Array, healthy: Chest, detector: Detector) -> 
         rays = ndimage.gaussian_filter(rays, detector.blur * size)
         # a detector of fixed dose: fewer, larger pixels count more quanta each
         rays = rays + np.sqrt(np.maximum(rays, 1e-4) / quanta * size / 512) * noise
-        return -np.log(np.maximum(rays, 1e-3)) / detector.hardness
+        density: Array = -np.log(np.maximum(rays, 1e-3)) / detector.hardness
+        return density
 
     reference = film(healthy.attenuation)
     low = np.percentile(reference[healthy.lungs], 1) - below

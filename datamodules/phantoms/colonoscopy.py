@@ -43,7 +43,8 @@ def _ridges(rng: Rng, shape: tuple[int, int], knots: float, width: float) -> Arr
     """Thin lines where a smooth field crosses zero: a vessel network."""
     values = field_2d(rng, shape, knots)
     down, right = np.gradient(values)
-    return np.exp(-((np.abs(values) / (np.hypot(down, right) + 1e-4) / width) ** 2))
+    lines: Array = np.exp(-((np.abs(values) / (np.hypot(down, right) + 1e-4) / width) ** 2))
+    return lines
 
 
 def _folds(rng: Rng, shape: tuple[int, int], radius: Array, depth: Array, angle: Array) -> Array:
@@ -52,7 +53,8 @@ def _folds(rng: Rng, shape: tuple[int, int], radius: Array, depth: Array, angle:
     ring = np.exp(2.6 * (np.cos(phase) - 1))
     size = rng.uniform(0.07, 0.17) * (1 - 0.55 * np.exp(-((radius / 0.15) ** 2)))
     broken = 0.75 + 0.6 * np.cos(2 * angle + rng.uniform(0, 6.28)) + 0.4 * field_2d(rng, shape, 5)
-    return size * ring * np.clip(broken, 0, 1.3)
+    folds: Array = size * ring * np.clip(broken, 0, 1.3)
+    return folds
 
 
 def mucosa(rng: Rng, shape: tuple[int, int], dirty: bool) -> Mucosa:
@@ -130,7 +132,8 @@ def field_of_view(rng: Rng, wall: Mucosa) -> NDArray[np.bool_]:
     """Draw the endoscope's octagonal window, True where tissue shows."""
     corner, margin = rng.uniform(0.20, 0.36), rng.uniform(0.02, 0.06)
     across, down = np.abs(wall.x) / wall.x[0, -1], np.abs(wall.y) / wall.y[-1, 0]
-    return (across < 1 - margin) & (down < 1 - margin) & (across + down < 2 - 2 * margin - corner)
+    shown: NDArray[np.bool_] = (across < 1 - margin) & (down < 1 - margin) & (across + down < 2 - 2 * margin - corner)
+    return shown
 
 
 def _specular(rng: Rng, slopes: tuple[Array, Array], rays: tuple[Array, Array], light: Array) -> Array:
@@ -139,7 +142,9 @@ def _specular(rng: Rng, slopes: tuple[Array, Array], rays: tuple[Array, Array], 
     facing = np.exp(-((slopes[0] - rays[0]) ** 2 + (slopes[1] - rays[1]) ** 2) / rng.uniform(0.02, 0.06))
     facing = facing * (1 + 0.30 * field_2d(rng, shape, 34) + 0.2 * field_2d(rng, shape, 80))
     spots = expit((facing - rng.uniform(1.02, 1.2)) * 24) * (0.4 + 0.6 * light)
-    return np.clip(spots + 0.6 * ndimage.gaussian_filter(spots, min(shape) * 0.006, truncate=2), 0, 1)[..., None]
+    halo = ndimage.gaussian_filter(spots, min(shape) * 0.006, truncate=2)
+    bright: Array = np.clip(spots + 0.6 * halo, 0, 1)
+    return bright[..., None]
 
 
 def photograph(rng: Rng, wall: Mucosa, growth: Polyps | None) -> Array:
@@ -175,7 +180,8 @@ def photograph(rng: Rng, wall: Mucosa, growth: Polyps | None) -> Array:
     frame = ndimage.gaussian_filter(frame, (blur, blur, 0), truncate=3)
     frame = (1 - np.exp(-1.35 * np.clip(frame, 0, None))) ** (1 / 1.12)
     noise = rng.standard_normal((*shape, 4), dtype=np.float32)
-    return frame + 0.010 * noise[..., :1] + 0.007 * noise[..., 1:]
+    noisy: Array = frame + 0.010 * noise[..., :1] + 0.007 * noise[..., 1:]
+    return noisy
 
 
 def _inset(rng: Rng, frame: Array) -> None:
@@ -197,7 +203,8 @@ def expose(rng: Rng, frame: Array, view: NDArray[np.bool_], inset: bool) -> NDAr
     out = frame * ndimage.gaussian_filter(view.astype(np.float32), 0.8)[..., None]
     if inset:
         _inset(rng, out)
-    return (np.clip(out, 0, 1) * 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (np.clip(out, 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def frames(

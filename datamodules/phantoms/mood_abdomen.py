@@ -54,7 +54,8 @@ def _organs(rng: Rng, axes: tuple[Array, Array, Array]) -> Array:
         place = np.array(centre) + rng.normal(0, 4, 3)
         extent = np.array(size) * np.exp(rng.normal(0, 0.08, 3))
         terms = [((axis - c) / s) ** 2 for axis, c, s in zip((x, y, z), place, extent, strict=True)]
-        return np.sqrt(terms[0] + terms[1] + terms[2]) + bend
+        distance: Array = np.sqrt(terms[0] + terms[1] + terms[2]) + bend
+        return distance
 
     body = blob((0, 0, 0), (165, 115, 1000))
     out = np.where(body < 1, 0.42, 0.0)

@@ -47,4 +47,5 @@ def picture(
 
 def _texture(generator: np.random.Generator, side: int, sigma: float) -> Array:
     field = gaussian_filter(generator.standard_normal((side, side)), sigma, mode="wrap")
-    return field / (field.std() + 1e-12)
+    texture: Array = field / (field.std() + 1e-12)
+    return texture

@@ -106,7 +106,8 @@ class Grid(NamedTuple):
         """Reorder a right-anterior-superior volume to the order of this grid."""
         own = nib.orientations.io_orientation(self.affine)
         plain = np.array([[0, 1], [1, 1], [2, 1]])
-        return nib.orientations.apply_orientation(volume, nib.orientations.ornt_transform(plain, own))
+        turned: NDArray[Any] = nib.orientations.apply_orientation(volume, nib.orientations.ornt_transform(plain, own))
+        return turned
 
 
 def write_volume(path: Path, volume: NDArray[Any], grid: Grid) -> None:

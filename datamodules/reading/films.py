@@ -207,7 +207,8 @@ def _film_pixels(header: Any, path: str | Path) -> Array:
     stored = int(header.get("BitsStored", 16))
     if unsigned and pixels.max(initial=0) >= 2**stored:
         if _has_embedded_overlay(header, stored):
-            return pixels & pixels.dtype.type(2**stored - 1)
+            without: Array = pixels & pixels.dtype.type(2**stored - 1)
+            return without
         found = f"values up to {pixels.max()}, but BitsStored {stored} allows {2**stored - 1}"
         raise BadFile(path, found, "correct the header or fetch the file again")
     return pixels

@@ -114,7 +114,7 @@ def guarded(what: str | Callable[[str | Path], str], remedy: str) -> Callable[[R
 
     def decorate(read: Reader[P, T]) -> Reader[P, T]:
         @functools.wraps(read)
-        def guarded(path: str | Path, *args: P.args, **kwargs: P.kwargs) -> T:
+        def guarded(path: str | Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
             sniff(path)
             try:
                 return read(path, *args, **kwargs)

@@ -17,10 +17,11 @@ from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
 from zoo.errors import UserError
 from zoo.files import write_rows, write_text
+from zoo.metrics.counting import Array
 from zoo.metrics.functional import evaluate
 from zoo.metrics.pixels import PixelTally
 from zoo.metrics.protocols import Tested, figures
-from zoo.metrics.ranking import Array, Evaluated
+from zoo.metrics.ranking import Evaluated
 from zoo.metrics.shortcuts import PIXEL_STATISTICS, STATISTICS, image_statistics
 from zoo.metrics.table import TABLE, Level, Protocol, metrics_of
 

@@ -226,7 +226,8 @@ def _nearest(labels: Array, size: Sequence[int]) -> Array:
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
         for new, old in zip(size, labels.shape, strict=True)
     )
-    return labels[rows[:, None], columns[None]]
+    found: Array = labels[rows[:, None], columns[None]]
+    return found
 
 
 def _component_rows(

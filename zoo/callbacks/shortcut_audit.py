@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, from_numpy
 
+from zoo.metrics.counting import Array
 from zoo.metrics.pixels import PixelTally
-from zoo.metrics.ranking import Array
 from zoo.metrics.shortcuts import (
     FILE_STATISTICS,
     PIXEL_STATISTICS,

@@ -29,7 +29,7 @@ class _BoundedAllocation(TorchDispatchMode):
     """Refuses new tensors that are far larger than the file which is to fill them, before they are allocated."""
 
     def __init__(self, source: str, size: int) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.source = source
         self.single, self.total = max(4 * size, 256 << 20), 16 * size + (2 << 30)
         self.count, self.used = 0, 0

@@ -49,7 +49,7 @@ def import_checkpoint(
         with bounded(str(source), path.stat().st_size):
             if not cls.recognises(checkpoint):
                 continue
-            found = cls.from_original(checkpoint, **_checked(method, init_args))
+            found: AnomalyModule = cls.from_original(checkpoint, **_checked(method, init_args))
             check_image_size(str(source), found.image_size)
             return found
     if "uad_zoo" in checkpoint:
@@ -96,10 +96,11 @@ def _around_backbone(path: Path, model: str | None, init_args: dict[str, Any]) -
             found = ", ".join(list(tensors)[:3]) or "no tensors"
             raise UserError(f"{path}: {model} takes a vision transformer of timm or torchvision, found {found}")
         with bounded(str(path), path.stat().st_size):
-            return cls.from_original(tensors, **init_args)
+            filled: AnomalyModule = cls.from_original(tensors, **init_args)
+            return filled
     if "weights" not in arguments(cls):
         raise UserError(f"{model} cannot take a backbone's weights: it has no argument weights")
-    made = cls(**{**init_args, "weights": str(path)})
+    made: AnomalyModule = cls(**{**init_args, "weights": str(path)})
     made.configure_model()
     return made
 

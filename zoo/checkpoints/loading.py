@@ -107,7 +107,7 @@ def _header(source: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]
     """The package's own entry; its format version is looked at before anything else of the file."""
     from zoo import __version__
 
-    header = checkpoint["uad_zoo"]
+    header: dict[str, Any] = checkpoint["uad_zoo"]
     number = header.get("format") if isinstance(header, dict) else None
     if type(number) is not int or number < 1:
         raise UserError(f"{source}: damaged: its entry uad_zoo has no format version")

@@ -106,7 +106,7 @@ def _run(todo: list["Cell"], out: Path, plan: "Plan", arguments: argparse.Namesp
     limits = Limits(plan.timeout, arguments.memory_gb)
     engine = run_local
     if arguments.engine == "ray":
-        from benchmarks.ray_engine import run_ray as engine  # type: ignore[assignment]
+        from benchmarks.ray_engine import run_ray as engine
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Display(out, len(todo)) as display:
@@ -121,7 +121,7 @@ def _run(todo: list["Cell"], out: Path, plan: "Plan", arguments: argparse.Namesp
 
 def _failed_before(read_status: Any, out: Path, cell: "Cell") -> bool:
     status = read_status(out / "cells" / cell.name)
-    return status.get("status") == "failed" and status.get("fingerprint") == cell.fingerprint
+    return bool(status.get("status") == "failed" and status.get("fingerprint") == cell.fingerprint)
 
 
 def _write_plan(out: Path, plan: "Plan") -> None:

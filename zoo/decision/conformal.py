@@ -78,7 +78,8 @@ def conditional_p_values(calibration: ArrayLike, scores: ArrayLike, delta: float
     product = gammaln(i + 1) - gammaln(i - k + 1) - gammaln(n + 1) + gammaln(n - k + 1)
     bounds = np.ones(n + 1)
     bounds[: len(i)] = -np.expm1((math.log(delta) + product) / k)
-    return np.maximum(bounds[np.rint(marginal * (n + 1)).astype(int) - 1], marginal)
+    corrected: Array = np.maximum(bounds[np.rint(marginal * (n + 1)).astype(int) - 1], marginal)
+    return corrected
 
 
 # ---- thresholds -----------------------------------------------------------------------------------------------------

@@ -151,7 +151,8 @@ def pixel_percentiles(anomaly_map: Array, quantiles: Sequence[float]) -> Array:
     table = np.asarray(quantiles, np.float64)
     grid = np.linspace(0, 100, len(table))
     last = np.append(np.diff(table) > 0, True)  # of equal values the highest percentile
-    return np.interp(anomaly_map, table[last], grid[last], left=0.0).astype(np.float32)
+    percentile: Array = np.interp(anomaly_map, table[last], grid[last], left=0.0).astype(np.float32)
+    return percentile
 
 
 def display_level(anomaly_map: Array, quantiles: Sequence[float]) -> Array:
@@ -163,4 +164,5 @@ def display_level(anomaly_map: Array, quantiles: Sequence[float]) -> Array:
     anchors = np.interp(ANCHORS, np.linspace(0, 100, len(table)), table)
     levels = np.array([0, 1 / 3, 2 / 3, 1])
     distinct = np.append(np.diff(anchors) > 0, True)
-    return np.interp(anomaly_map, anchors[distinct], levels[distinct], left=0.0).astype(np.float32)
+    level: Array = np.interp(anomaly_map, anchors[distinct], levels[distinct], left=0.0).astype(np.float32)
+    return level

@@ -37,7 +37,8 @@ def write_like(source: str | Path, values: Array, path: Path, *, name: str, meth
     if shape != values.shape:
         raise UserError(f"{source}: shape {shape}, the map has {values.shape}")
     second = isinstance(image.header, nibabel.Nifti2Header)
-    header: Any = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_header(image.header)
+    kind: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    header = kind.header_class.from_header(image.header)
     header.set_data_shape(values.shape)
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
@@ -45,7 +46,7 @@ def write_like(source: str | Path, values: Array, path: Path, *, name: str, meth
     header["cal_min"], header["cal_max"] = 0, largest
     header["descrip"] = f"uad-zoo {method}"[:79].encode()
     with whole(path) as partial:
-        nibabel.save((nibabel.Nifti2Image if second else nibabel.Nifti1Image)(values, image.affine, header), partial)
+        nibabel.save(kind(values, image.affine, header), partial)
 
 
 def shape_of(source: str | Path) -> tuple[int, int, int]:

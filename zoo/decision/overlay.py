@@ -36,7 +36,7 @@ def blend(picture: Array, anomaly_map: Array, quantiles: Sequence[float], labels
     level = resized(display_level(anomaly_map, quantiles), size)
     alpha = OPACITY * np.clip(2 * level, 0, 1)[..., None]
     mixed = (1 - alpha) * np.clip(shown, 0, 1) * 255 + alpha * colours(level)
-    pixels = np.rint(mixed).astype(np.uint8)
+    pixels: Array = np.rint(mixed).astype(np.uint8)
     if labels is not None and labels.any():
         inside = resized((labels > 0).astype(np.float32), size) >= 0.5
         pixels[inside & ~binary_erosion(inside)] = OUTLINE
@@ -45,7 +45,8 @@ def blend(picture: Array, anomaly_map: Array, quantiles: Sequence[float], labels
 
 def colours(level: Array) -> Array:
     """Colours of levels in [0, 1]: ``(*S, 3)`` in 0 to 255, from magma's purple to its yellow."""
-    return _magma()[np.rint(np.clip(level, 0, 1) * 255).astype(np.uint8)]
+    found: Array = _magma()[np.rint(np.clip(level, 0, 1) * 255).astype(np.uint8)]
+    return found
 
 
 @cache

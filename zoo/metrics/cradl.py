@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zoo.metrics.ranking import Array
+from zoo.metrics.counting import Array
 
 Collection = Literal["brats", "isles"]
 _SIZE = (190, 155)  # of the centre crop, along y and x

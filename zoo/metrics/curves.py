@@ -23,7 +23,8 @@ def roc_curve(scores: Array, labels: Array, grid: Array) -> Array:
     if steps is None:
         return np.full_like(grid, np.nan)
     hits, wrong = steps
-    return np.interp(grid, np.append(0, wrong / wrong[-1]), np.append(0, hits / hits[-1]))
+    sensitivity: Array = np.interp(grid, np.append(0, wrong / wrong[-1]), np.append(0, hits / hits[-1]))
+    return sensitivity
 
 
 def precision_curve(scores: Array, labels: Array, grid: Array) -> Array:
@@ -33,7 +34,8 @@ def precision_curve(scores: Array, labels: Array, grid: Array) -> Array:
         return np.full_like(grid, np.nan)
     hits, wrong = steps
     precision, recall = hits / (hits + wrong), hits / hits[-1]
-    return precision[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)]
+    reached: Array = precision[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)]
+    return reached
 
 
 def _steps(scores: Array, labels: Array) -> tuple[Array, Array] | None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
+from zoo.metrics.counting import Array
 from zoo.metrics.functional import PixelSummary, evaluate_parts, region_sizes
-from zoo.metrics.ranking import ALONE, Array, Evaluated, Processes, divide, refuse_infinite
+from zoo.metrics.ranking import ALONE, Evaluated, Processes, divide, refuse_infinite
 
 
 class ExactPixelMetrics(Metric):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from zoo.metrics.counting import Array
 from zoo.metrics.functional import auroc, average_precision
-from zoo.metrics.ranking import Array
 
 
 class FaeFigures(NamedTuple):
@@ -144,4 +144,5 @@ def _overlaps(one: Array, mask: Array, thresholds: Array) -> Array:
         region = labelled[box] == number
         inside = np.sort(one[box][ndimage.binary_fill_holes(region)])
         found += (inside.size - np.searchsorted(inside, thresholds, "right")) / region.sum()
-    return found / count
+    overlaps: Array = found / count
+    return overlaps

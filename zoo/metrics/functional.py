@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from zoo.metrics.counting import Array
 from zoo.metrics.ranking import (
     ALONE,
-    Array,
     BinarySummary,
     Evaluated,
     Processes,

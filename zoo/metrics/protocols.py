@@ -206,7 +206,8 @@ def memmc_mae_iou(
 def _iou(maps: Array, masks: Array, threshold: float) -> Array:
     called = maps > threshold
     both, either = (called & masks).sum((1, 2)), (called | masks).sum((1, 2))
-    return both / np.maximum(either, 1)
+    iou: Array = both / np.maximum(either, 1)
+    return iou
 
 
 class LesionFigures(NamedTuple):

@@ -291,7 +291,8 @@ def _value(code: int, dtype: Any) -> Array:
     if dtype.kind != "f":
         return np.array(code, dtype)
     size = np.array(abs(code), f"i{dtype.itemsize}").view(dtype)
-    return np.negative(size) if code < 0 else size
+    value: Array = np.negative(size) if code < 0 else size
+    return value
 
 
 def area_under(ranks: Ranks) -> float:

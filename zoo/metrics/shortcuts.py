@@ -144,7 +144,8 @@ def _sides(path: str) -> tuple[int, ...]:
 
         return tuple(nibabel.load(path).shape)  # type: ignore[attr-defined]
     if name.endswith(".npy"):
-        return np.load(path, mmap_mode="r").shape
+        shape: tuple[int, ...] = np.load(path, mmap_mode="r").shape
+        return shape
     if name.endswith((".dcm", ".dicom")) or not Path(path).suffix:
         import pydicom
 
@@ -189,7 +190,8 @@ def nearest_neighbour_distance(test: Array, train: Array, side: int = 16) -> Arr
     """
     a, b = pooled(test, side), train if train.ndim == 2 else pooled(train, side)
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares.min(1), 0))
+    distance: Array = np.sqrt(np.maximum(squares.min(1), 0))
+    return distance
 
 
 def pooled(images: Array, side: int = 16) -> Array:
@@ -200,7 +202,8 @@ def pooled(images: Array, side: int = 16) -> Array:
         kept = np.moveaxis(small, axis, -1)[..., : small.shape[axis] // step * step]
         small = np.moveaxis(kept.reshape(*kept.shape[:-1], -1, step).mean(-1), -1, axis)
     flat = small.reshape(len(small), -1)
-    return (flat - flat.mean(1, keepdims=True)) / (flat.std(1, keepdims=True) + 1e-8)
+    standardised: Array = (flat - flat.mean(1, keepdims=True)) / (flat.std(1, keepdims=True) + 1e-8)
+    return standardised
 
 
 def stratified_auroc(scores: Array, labels: Array, nuisance: Array, bins: int = 5) -> float:

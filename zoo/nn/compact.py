@@ -60,11 +60,13 @@ class CompactAutoencoder(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Code ``(B, latent_dim)`` of an image ``(B, C, H, W)``."""
-        return self.encoder(image)
+        code: Tensor = self.encoder(image)
+        return code
 
     def decode(self, code: Tensor) -> Tensor:
         """Image ``(B, C, H, W)`` of a code ``(B, latent_dim)``, unbounded."""
-        return self.decoder(code)
+        image: Tensor = self.decoder(code)
+        return image
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruction of an image ``(B, C, H, W)``, unbounded."""

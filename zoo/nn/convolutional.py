@@ -156,11 +156,13 @@ class DenseAutoencoder(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Code ``(B, code_dim)`` of an image ``(B, C, H, W)``."""
-        return self.to_code(self.encoder(image).flatten(1))
+        code: Tensor = self.to_code(self.encoder(image).flatten(1))
+        return code
 
     def decode(self, code: Tensor) -> Tensor:
         """Image ``(B, C, H, W)`` of a code ``(B, latent_dim)``."""
-        return self.to_image(self.decoder(self.from_code(code).unflatten(1, self.grid)))
+        image: Tensor = self.to_image(self.decoder(self.from_code(code).unflatten(1, self.grid)))
+        return image
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruction of an image ``(B, C, H, W)``, unbounded."""
@@ -206,11 +208,13 @@ class SpatialAutoencoder(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Code ``(B, latent_dim, H / factor, W / factor)`` of an image ``(B, C, H, W)``."""
-        return self.to_code(self.encoder(image))
+        code: Tensor = self.to_code(self.encoder(image))
+        return code
 
     def decode(self, code: Tensor) -> Tensor:
         """Image ``(B, C, H, W)`` of a code."""
-        return self.to_image(self.decoder(self.from_code(code)))
+        image: Tensor = self.to_image(self.decoder(self.from_code(code)))
+        return image
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruction of an image ``(B, C, H, W)``, unbounded."""

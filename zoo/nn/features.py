@@ -100,7 +100,7 @@ class FeatureExtractor(nn.Module):
         self._overwritten: frozenset[str] = frozenset()
         for path in self.layers:
             self.backbone.get_submodule(path).register_forward_hook(functools.partial(self._keep, path))
-        self.register_load_state_dict_pre_hook(_drop_cut_away)
+        nn.Module.register_load_state_dict_pre_hook(self, _drop_cut_away)
         embedding: Any = getattr(self.backbone, "patch_embed", None)
         self.patch: tuple[int, ...] = (1, 1) if embedding is None else tuple(embedding.patch_size)
         self._probe_side = side = _PROBE_SIDE if self.patch == (1, 1) else 4 * self.patch[0]
@@ -174,7 +174,8 @@ class FeatureExtractor(nn.Module):
         """Tokens ``(B, prefix + rows * columns, K)`` as a map; maps as they are."""
         if values.ndim != 3:
             return values
-        return values[:, values.shape[1] - rows * columns :].mT.unflatten(2, (rows, columns))
+        places: Tensor = values[:, values.shape[1] - rows * columns :].mT.unflatten(2, (rows, columns))
+        return places
 
     @torch.no_grad()
     def _cut(self, probe: Tensor) -> list[Tensor]:
@@ -259,7 +260,7 @@ def _create(backbone: str, weights: str) -> nn.Module:
     options: Any = {"dynamic_img_size": True} if transformer else {}
     if weights == "imagenet" and not _weights_follow.get():
         return imagenet_backbone(backbone, **options)
-    model: Any = timm.create_model(backbone, pretrained=False, num_classes=0, **options)
+    model: nn.Module = timm.create_model(backbone, pretrained=False, num_classes=0, **options)
     for module in model.modules():
         # timm zeroes the last norm of residual blocks, which would leave a random network's blocks without effect
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any():

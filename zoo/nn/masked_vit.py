@@ -66,7 +66,7 @@ class MAENetwork(nn.Module):
 
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Visible tokens with positions, class token first: ``(B, K (+ 1), width)``; all patches without ``keep``."""
-        tokens = self.patch_embed(images) + self.pos_embed[:, self.extra :]
+        tokens: Tensor = self.patch_embed(images) + self.pos_embed[:, self.extra :]
         if keep is not None:
             tokens = take_tokens(tokens, keep)
         if self.cls_token is None:
@@ -79,7 +79,8 @@ class MAENetwork(nn.Module):
         x = self.embed(images, keep)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
     def spread(self, latent: Tensor, restore: Tensor) -> Tensor:
         """Decoder input ``(B, N (+ 1), decoder_width)``: projected visible tokens and mask tokens in raster order."""
@@ -92,7 +93,8 @@ class MAENetwork(nn.Module):
 
     def predict(self, y: Tensor) -> Tensor:
         """Pixels ``(B, N, patch * patch * C)`` of the decoder's last tokens."""
-        return self.decoder_pred(self.decoder_norm(y))[:, self.extra :]
+        pixels: Tensor = self.decoder_pred(self.decoder_norm(y))[:, self.extra :]
+        return pixels
 
     def forward(self, images: Tensor, masking: Masking) -> Tensor:
         """Predicted pixels of every patch, ``(B, N, patch * patch * C)``, from the kept patches of ``(B, C, H, W)``."""

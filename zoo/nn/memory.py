@@ -68,4 +68,5 @@ class Memory(nn.Module):
 
 def addressing_entropy(weights: Tensor) -> Tensor:
     """Mean entropy in nats of the rows of ``(..., N)``: a scalar that is small when few slots are used at a time."""
-    return -torch.special.xlogy(weights, weights.clamp(min=1e-12)).sum(dim=-1).mean()
+    entropy: Tensor = -torch.special.xlogy(weights, weights.clamp(min=1e-12)).sum(dim=-1).mean()
+    return entropy

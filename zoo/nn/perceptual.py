@@ -68,4 +68,5 @@ class PerceptualDistance(nn.Module):
         mean = total / count.clamp(min=1)
         variance = squares / count.clamp(min=1) - mean.square()
         deviation = torch.where(count > 0, variance.clamp(min=1e-6).sqrt(), 1.0)
-        return (features - mean.float().view(-1, 1, 1)) / deviation.float().view(-1, 1, 1)
+        standardised: Tensor = (features - mean.float().view(-1, 1, 1)) / deviation.float().view(-1, 1, 1)
+        return standardised

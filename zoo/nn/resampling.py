@@ -40,4 +40,5 @@ class ResampleBlock(nn.Module):
         y = self.conv2(F.relu(self.norm2(self.conv1(y))))
         if self.resample == "down":
             y, own = (F.avg_pool2d(one, 2) for one in (y, own))
-        return y + self.shortcut(own)
+        out: Tensor = y + self.shortcut(own)
+        return out

@@ -57,7 +57,8 @@ class WideResidualSegmenter(nn.Module):
             x = block(x)
         for block in self.decoder:
             x = block(F.interpolate(x, scale_factor=2.0))
-        return self.head(F.relu(self.norm(x))) if self.headed else x
+        out: Tensor = self.head(F.relu(self.norm(x))) if self.headed else x
+        return out
 
 
 class Block(nn.Module):
@@ -85,4 +86,5 @@ class Block(nn.Module):
         active = F.relu(self.norm1(x))
         own = x if self.pool is None else self.pool(x)
         own = own if self.shortcut is None else self.shortcut(active)
-        return own + self.conv2(F.relu(self.norm2(self.conv1(active))))
+        out: Tensor = own + self.conv2(F.relu(self.norm2(self.conv1(active))))
+        return out

@@ -160,7 +160,8 @@ class UNet(nn.Module):
             first, second = stage.children()
             x = F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=False)
             x = second(first(torch.cat([x, skips.pop()], dim=1)))
-        return self.heads[-1](x)
+        out: Tensor = self.heads[-1](x)
+        return out
 
     def draw_kept(self, count: int, generator: torch.Generator) -> list[Tensor]:
         """Dropout drawn ahead: ``(count, channels)`` factors, 0 or ``1 / (1 - dropout)``, of each of the two stages."""

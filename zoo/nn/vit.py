@@ -86,7 +86,8 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """``(B, N, C)`` to ``(B, heads, N, C / heads)``."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split
 
 
 class Attention(nn.Module):
@@ -119,7 +120,8 @@ class Attention(nn.Module):
             v = torch.cat([v, self.memory_value.to(v.dtype).expand(v.shape[0], -1, -1)], dim=1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.proj(out.transpose(1, 2).flatten(2))
+        return mixed
 
 
 class MLP(nn.Module):
@@ -132,7 +134,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to ``(..., C)``."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -155,7 +158,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, N, C)``."""
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class PatchEmbedding(nn.Module):
@@ -167,7 +171,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, N, width)``."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        tokens: Tensor = self.proj(images).flatten(2).transpose(1, 2)
+        return tokens
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -52,7 +52,8 @@ class WeightStandardisedUNet(nn.Module):
         skips.pop()
         for up, stage in zip(self.up, self.decoder, strict=True):
             x = stage(torch.cat([skips.pop(), up(x)], dim=1))
-        return self.to_image(x)
+        out: Tensor = self.to_image(x)
+        return out
 
 
 def _units(source: int, width: int) -> nn.Sequential:

@@ -104,7 +104,8 @@ class PANDA(AnomalyModule):
 
     def embed(self, image: Tensor) -> Tensor:
         """Features averaged over all places: float32 ``(B, K)``."""
-        return self.extractor(image)[0].float().mean(dim=(2, 3))
+        means: Tensor = self.extractor(image)[0].float().mean(dim=(2, 3))
+        return means
 
     def collect_centre(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the sum of the untrained features."""

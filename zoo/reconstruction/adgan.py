@@ -128,7 +128,8 @@ class ADGAN(AnomalyModule):
             image_cycle = (self.generator(code).float() - image).abs().mean()
             code_cycle = (self.encoder(fake).float() - drawn).square().mean()
             self.log_dict({"train/image_cycle": image_cycle.detach(), "train/code_cycle": code_cycle.detach()})
-            return passing + hp["image_cycle"] * image_cycle + hp["code_cycle"] * code_cycle
+            loss: Tensor = passing + hp["image_cycle"] * image_cycle + hp["code_cycle"] * code_cycle
+            return loss
 
         self.log("train/critic_loss", player_step(self, _CRITICS, criticise))
         if (self.trainer.fit_loop.epoch_loop.total_batch_idx + 1) % hp["critic_steps"] == 0:

@@ -109,7 +109,7 @@ class Autoencoder(AnomalyModule):
         image, kind = batch["image"], self.hparams["loss"]
         reconstruction = self.network(image)
         if kind == "perceptual":
-            loss = self.distance(reconstruction, image).mean()
+            loss: Tensor = self.distance(reconstruction, image).mean()
         else:
             loss = residual_loss(reconstruction, image, kind, self.hparams["window"])
         self.log("train/loss", loss)

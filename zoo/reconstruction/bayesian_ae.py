@@ -138,4 +138,5 @@ class DropoutAutoencoder(nn.Module):
             x = block(x)
             x = x * next(parts)[:, :, None, None].to(x.dtype)
             x = x + maps[-2 - number] if self.skip else x
-        return self.to_image(x)
+        out: Tensor = self.to_image(x)
+        return out

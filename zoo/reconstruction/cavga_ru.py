@@ -139,7 +139,8 @@ class CAVGARu(AnomalyModule):
             parts = {"train/reconstruction": error, "train/kl": divergence, "train/uncovered": uncovered}
             self.log_dict({name: value.detach() for name, value in parts.items()})
             weighted = hp["adversarial_weight"] * passing + hp["attention_weight"] * uncovered
-            return error + divergence + weighted
+            loss: Tensor = error + divergence + weighted
+            return loss
 
         discriminator_loss = player_step(self, _DISCRIMINATOR, discriminate)
         loss = player_step(self, _AUTOENCODER, reconstruct)

@@ -62,7 +62,7 @@ class ContextEncodingVAE(VariationalAutoencoder):
         covered_mean, _ = self.encode(cover_squares(image, hp["max_squares"]))
         context_error = residual_loss(self.network.decode(covered_mean), image, hp["loss"])
         vae_loss = error + hp["kl_weight"] * kl
-        loss = (1 - hp["context_weight"]) * vae_loss + hp["context_weight"] * context_error
+        loss: Tensor = (1 - hp["context_weight"]) * vae_loss + hp["context_weight"] * context_error
         self.log_dict(
             {"train/loss": loss, "train/reconstruction": error, "train/kl": kl, "train/context": context_error}
         )

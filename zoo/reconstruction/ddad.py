@@ -83,7 +83,7 @@ class DDAD(AnomalyModule):
     @property
     def uses_unlabeled(self) -> bool:
         """Whether there is an ensemble of unlabelled images."""
-        return self.hparams["discrepancy"] == "inter"
+        return bool(self.hparams["discrepancy"] == "inter")
 
     def _make_ensemble(self) -> nn.ModuleList:
         hp = self.hparams
@@ -180,7 +180,8 @@ class Member(nn.Module):
             reconstruction, variance = self.reconstruct(image)
             return ((reconstruction - image).square() / variance + variance.log()).mean()
         if self.memory is None:
-            return (self.network(image).float() - image).square().mean()
+            error: Tensor = (self.network(image).float() - image).square().mean()
+            return error
         recall = self.memory(self.network.encode(image))
         error = (self.network.decode(recall.code).float() - image).square().mean()
         return error + _ENTROPY_WEIGHT * addressing_entropy(recall.weights)

@@ -145,7 +145,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tenso
     with torch.autocast(real.device.type, enabled=False):
         mixed = (alpha * real.float() + (1 - alpha) * fake.float()).requires_grad_()
         (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty
 
 
 class _Upsample(nn.Module):
@@ -166,7 +167,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x)))
-        return self.conv2(F.relu(self.norm2(y))) + self.shortcut(x)
+        out: Tensor = self.conv2(F.relu(self.norm2(y))) + self.shortcut(x)
+        return out
 
 
 def _up_block(source: int, width: int) -> _Block:
@@ -232,11 +234,13 @@ class Critic(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """What the last layer sees, flattened."""
-        return self.blocks(self.stem(image)).flatten(1)
+        features: Tensor = self.blocks(self.stem(image)).flatten(1)
+        return features
 
     def forward(self, image: Tensor) -> Tensor:
         """Realness, unbounded."""
-        return self.head(self.features(image))
+        realness: Tensor = self.head(self.features(image))
+        return realness
 
 
 class Encoder(nn.Module):

@@ -116,7 +116,10 @@ class GANomaly(AnomalyModule):
             matching = F.mse_loss(features(reconstruction).float(), features(image).float())
             error = (reconstruction.float() - image).abs().mean()
             moved = F.mse_loss(self.second_encoder(reconstruction).float(), code.float())
-            return hp["feature_weight"] * matching + hp["reconstruction_weight"] * error + hp["latent_weight"] * moved
+            loss: Tensor = (
+                hp["feature_weight"] * matching + hp["reconstruction_weight"] * error + hp["latent_weight"] * moved
+            )
+            return loss
 
         discriminator_loss = player_step(self, _DISCRIMINATOR, discriminate)
         self.log_dict(

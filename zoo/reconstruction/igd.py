@@ -138,9 +138,8 @@ class IGD(AnomalyModule):
         """Collect centre and width, optimise, and so on; without the descriptor only optimise."""
         if not self.hparams["gaussian"]:
             return (Stage("optimise", self._play),)
-        return (Stage("collect", self._collect, self._finish), Stage("optimise", self._play)) * self.hparams[
-            "refreshes"
-        ]
+        refreshes: int = self.hparams["refreshes"]
+        return (Stage("collect", self._collect, self._finish), Stage("optimise", self._play)) * refreshes
 
     def configure_optimizers(self) -> Any:
         """Adam for the autoencoders and for the critics, both with a polynomial fall to 0."""
@@ -316,7 +315,8 @@ class Scale(nn.Module):
 
     def realism(self, image: Tensor) -> Tensor:
         """The critic's estimate ``(B, 1)`` of the share of a mixture, in (0, 1)."""
-        return self.critic(image).float().sigmoid()
+        share: Tensor = self.critic(image).float().sigmoid()
+        return share
 
     def collect(self, image: Tensor) -> None:
         """Add codes to the sums."""
@@ -361,7 +361,8 @@ class _GlobalEncoder(nn.Module):
         self.to_code = nn.Linear(self.extractor.channels[0], latent_dim)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.to_code(self.extractor(image)[0].mean(dim=(2, 3)))
+        code: Tensor = self.to_code(self.extractor(image)[0].mean(dim=(2, 3)))
+        return code
 
 
 def _local_encoder(in_channels: int, width: int, latent_dim: int) -> nn.Sequential:

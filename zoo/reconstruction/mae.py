@@ -307,5 +307,6 @@ def _adapt(key: str, value: Tensor, own: Tensor) -> Tensor:
     if key.startswith("decoder_pred.") and len(value) % 3 == 0:
         pixels = len(value) // 3
         grey = value.unflatten(0, (pixels, 3)).mean(dim=1, keepdim=True)
-        return grey.expand(-1, len(own) // pixels, *value.shape[1:]).flatten(0, 1)
+        spread: Tensor = grey.expand(-1, len(own) // pixels, *value.shape[1:]).flatten(0, 1)
+        return spread
     return value

@@ -98,7 +98,7 @@ class MemoryAutoencoder(AnomalyModule):
         """Squared error plus the weighted entropy."""
         reconstruction, recall = self.reconstruct(batch["image"])
         error, entropy = residual_loss(reconstruction, batch["image"], "l2"), addressing_entropy(recall.weights)
-        loss = error + self.hparams["entropy_weight"] * entropy
+        loss: Tensor = error + self.hparams["entropy_weight"] * entropy
         self.log_dict({"train/loss": loss, "train/reconstruction": error, "train/entropy": entropy})
         return loss
 

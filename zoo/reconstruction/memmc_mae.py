@@ -74,7 +74,8 @@ class MultiLevelAttention(nn.Module):
             return F.linear(summed, self.proj.weight) + alpha.sum(dim=1).unsqueeze(-1) * self.proj.bias
         crossed = self.proj(o)
         logit = logit + torch.einsum("blnc,lgc->blng", crossed, weight_c.to(crossed.dtype))
-        return (torch.sigmoid(logit) * crossed).sum(dim=1)
+        mixed: Tensor = (torch.sigmoid(logit) * crossed).sum(dim=1)
+        return mixed
 
     def forward_loop(self, s: Tensor, levels: Tensor) -> Tensor:
         """The equations as written: one whole attention for each level; for tests and the speed comparison."""
@@ -105,7 +106,8 @@ class MultiLevelBlock(Block):
             y = y + checkpoint(self.cross, s, levels, use_reentrant=False)
         else:
             y = y + self.cross(s, levels)
-        return y + self.mlp(self.norm2(y))
+        out: Tensor = y + self.mlp(self.norm2(y))
+        return out
 
 
 class MemMCNetwork(MAENetwork):
@@ -160,7 +162,8 @@ class MemMCNetwork(MAENetwork):
 
     def encode(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Normalised encoder output ``(B, K (+ 1), width)``."""
-        return self.norm(self.run(self.blocks, self.embed(images, keep))[-1])
+        tokens: Tensor = self.norm(self.run(self.blocks, self.embed(images, keep))[-1])
+        return tokens
 
     def forward(self, images: Tensor, masking: Masking) -> Tensor:
         """Predicted pixels of every patch, ``(B, N, patch * patch * C)``."""

@@ -174,7 +174,8 @@ class OCGAN(AnomalyModule):
             error = 0.5 * (self.decoder(own).float() - image).square().mean()
             games = _LATENT_WEIGHT * realness_loss(self.code_discriminator(own), True)
             games = games + realness_loss(self.image_discriminator(self.decoder(mined)), True)
-            return games + self.hparams["reconstruction_weight"] * error
+            loss: Tensor = games + self.hparams["reconstruction_weight"] * error
+            return loss
 
         losses["train/loss"] = player_step(self, _AUTOENCODER, reconstruct)
         self.log_dict(losses)
@@ -195,14 +196,16 @@ class OCGAN(AnomalyModule):
             restored = self.decoder(self.encoder(noisy))
             error = 0.5 * (restored.float() - image).square().mean()
             passing = realness_loss(self.image_discriminator(restored), True)
-            return passing + self.hparams["reconstruction_weight"] * error
+            loss: Tensor = passing + self.hparams["reconstruction_weight"] * error
+            return loss
 
         losses = {"train/discriminator_loss": player_step(self, _DISCRIMINATORS, discriminate)}
         losses["train/loss"] = player_step(self, _AUTOENCODER, reconstruct)
         self.log_dict(losses)
 
     def _noisy(self, image: Tensor) -> Tensor:
-        return image + self.hparams["noise"] * torch.randn_like(image)
+        noisy: Tensor = image + self.hparams["noise"] * torch.randn_like(image)
+        return noisy
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Squared error of the reconstruction, without noise."""

@@ -100,7 +100,7 @@ class VariationalAutoencoder(AnomalyModule):
         code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         reconstruction_loss = residual_loss(self.network.decode(code), image, self.hparams["loss"])
         kl_loss = kl_divergence(mean, log_variance).mean()
-        loss = reconstruction_loss + self.hparams["kl_weight"] * kl_loss
+        loss: Tensor = reconstruction_loss + self.hparams["kl_weight"] * kl_loss
         self.log_dict({"train/loss": loss, "train/reconstruction": reconstruction_loss, "train/kl": kl_loss})
         return loss
 

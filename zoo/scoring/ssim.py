@@ -77,7 +77,8 @@ def ssim_loss(x: Tensor, y: Tensor, window: int = 11, data_range: float = 1.0) -
     if y.requires_grad and torch.is_grad_enabled():
         return -ssim_map(x, y, window, data_range).mean()
     with torch.autocast(x.device.type, enabled=False):
-        return _NegativeSSIM.apply(x, y, window, data_range)
+        loss: Tensor = _NegativeSSIM.apply(x, y, window, data_range)
+        return loss
 
 
 class _NegativeSSIM(torch.autograd.Function):

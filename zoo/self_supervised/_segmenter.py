@@ -51,7 +51,8 @@ class SyntheticSegmenter(AnomalyModule):
 
     def locate(self, prepared: Tensor) -> Tensor:
         """``(B, 1, *S)``, larger where the network sees a change: its logits."""
-        return self.network(prepared).float()
+        logits: Tensor = self.network(prepared).float()
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Binary cross-entropy with the label."""

@@ -97,7 +97,8 @@ class CCD(AnomalyModule):
 
     def embed(self, image: Tensor) -> Tensor:
         """Features ``(B, D)`` of colour images in [0, 1]."""
-        return self.trunk((image - self.mean) / self.deviation)
+        features: Tensor = self.trunk((image - self.mean) / self.deviation)
+        return features
 
     def losses(self, first: Tensor, second: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
         """NT-Xent, and cross-entropy of the strong class over both views.

@@ -129,7 +129,8 @@ class ConfidenceAware(SyntheticSegmenter):
 
     def locate(self, prepared: Tensor) -> Tensor:
         """Logits."""
-        return self.network(prepared)[:, :1].float()
+        logits: Tensor = self.network(prepared)[:, :1].float()
+        return logits
 
     def configure_callbacks(self) -> list[Callback]:
         """A test also says whether the error falls when the most uncertain pixels are left out."""

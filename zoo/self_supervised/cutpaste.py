@@ -98,7 +98,8 @@ class CutPaste(AnomalyModule):
         return loss
 
     def _features(self, image: Tensor) -> Tensor:
-        return self.trunk(image).double()
+        features: Tensor = self.trunk(image).double()
+        return features
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         features = self._features(batch["image"])

@@ -117,7 +117,8 @@ class Draem(SyntheticSegmenter):
 
     def _texture(self, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self._textures is not None:
-            return self._textures[rng.integers(len(self._textures))]
+            texture: np.ndarray = self._textures[rng.integers(len(self._textures))]
+            return texture
         noise = perlin_noise(rng, other.shape[1:], (8, 8)) / 2 + 0.5
         moved = np.roll(other, rng.integers(0, other.shape[1], 2), (1, 2))
         return np.clip(0.5 * moved + rng.uniform(0, 1) * noise, 0, 1)

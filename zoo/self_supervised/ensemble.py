@@ -86,7 +86,7 @@ class Ensemble(AnomalyModule):
             member.settle(data)
         self.hparams["members"] = _described(made)
         self.members = nn.ModuleList(made).requires_grad_(False)
-        self.scores_with_gradient = any(member.scores_with_gradient for member in made)  # type: ignore[misc]
+        self.scores_with_gradient = any(member.scores_with_gradient for member in made)
 
     def settle(self, data: DataSource | None) -> None:
         """The members see the same data."""

@@ -129,7 +129,8 @@ class MultiTaskUNet(AnomalyModule):
 
     @property
     def _tasks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return task_folds(self.hparams["num_train_tasks"])[self.hparams["fold"]]
+        fold: int = self.hparams["fold"]
+        return task_folds(self.hparams["num_train_tasks"])[fold]
 
     def build(self) -> None:
         """Create the U-Net."""
@@ -244,7 +245,8 @@ class MultiTaskUNet(AnomalyModule):
 
     def _output(self, normalised: Tensor) -> Tensor:
         if self.hparams["patch_size"] is None:
-            return self.network(normalised).float()
+            out: Tensor = self.network(normalised).float()
+            return out
         return in_patches(self.network, normalised, self.hparams["patch_size"])
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:

@@ -26,7 +26,8 @@ def shift_intensity(patch: Array, mask: Array, ramp: float, amount: Array, low: 
     weight = depth / max(depth.max(), np.finfo(patch.dtype).tiny)
     shape = (-1, *[1] * mask.ndim)
     change = weight * amount.astype(patch.dtype).reshape(shape)
-    return np.clip(patch + change, low.reshape(shape), high.reshape(shape))
+    altered: Array = np.clip(patch + change, low.reshape(shape), high.reshape(shape))
+    return altered
 
 
 def capped_depth(mask: Array, cap: float) -> Array:
@@ -55,4 +56,5 @@ def capped_depth(mask: Array, cap: float) -> Array:
             nearest += lines.dtype.type(step * step)
             np.minimum(lines, nearest, out=lines)
         squares = lines.swapaxes(0, axis)
-    return np.minimum(np.sqrt(np.arange(far + 1)), cap).take(squares)
+    depth: Array = np.minimum(np.sqrt(np.arange(far + 1)), cap).take(squares)
+    return depth

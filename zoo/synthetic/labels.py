@@ -112,7 +112,8 @@ def _component_boxes(mask: Array) -> list[Any]:
 
 def close(values: Array) -> Array:
     """Grey closing with the neighbourhood of connectivity 2: a square, or in 3-D three crossing squares."""
-    return neighbourhood(neighbourhood(values, values.ndim, np.maximum), values.ndim, np.minimum)
+    closed: Array = neighbourhood(neighbourhood(values, values.ndim, np.maximum), values.ndim, np.minimum)
+    return closed
 
 
 def neighbourhood(values: Any, dims: int, larger: Any) -> Any:
@@ -180,7 +181,7 @@ def _level_along_lines(values: Array) -> Array:
             np.maximum(after[step:], after[:-step], out=behind[:-step])
             step *= 2
         levels.append(np.minimum(ahead, behind).swapaxes(0, axis))
-    level = np.minimum(*levels)
+    level: Array = np.minimum(*levels)
     if values.ndim > 2:
         level[..., [0, -1]] = values[..., [0, -1]]
     return level

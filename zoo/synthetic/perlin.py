@@ -27,12 +27,14 @@ def perlin_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[i
 
     def corner(down: int, right: int) -> Array:
         chosen = gradients[:, rows + down][:, :, columns + right]
-        return chosen[0] * (y - down)[:, None] + chosen[1] * (x - right)[None]
+        slope: Array = chosen[0] * (y - down)[:, None] + chosen[1] * (x - right)[None]
+        return slope
 
     fade_y, fade_x = ((6 * t**5 - 15 * t**4 + 10 * t**3) for t in (y, x))
     top = corner(0, 0) + fade_x[None] * (corner(0, 1) - corner(0, 0))
     bottom = corner(1, 0) + fade_x[None] * (corner(1, 1) - corner(1, 0))
-    return np.sqrt(2) * (top + fade_y[:, None] * (bottom - top))
+    noise: Array = np.sqrt(2) * (top + fade_y[:, None] * (bottom - top))
+    return noise
 
 
 def perlin_mask(rng: np.random.Generator, size: tuple[int, int], threshold: float = 0.5) -> Array:

@@ -103,4 +103,5 @@ def _discs(rng: np.random.Generator, count: int, sides: list[int]) -> Array:
     centre = rng.normal(patch / 2, patch / 12, (count, 2))
     radius = np.maximum(0.5 * rng.normal(patch / 2, 1.0, (count, 2)).min(1), 1.0)
     rows, columns = (np.arange(side) - centre[:, axis, None] for axis, side in enumerate(sides))
-    return (rows * rows)[:, :, None] + (columns * columns)[:, None] <= (radius * radius)[:, None, None]
+    inside: Array = (rows * rows)[:, :, None] + (columns * columns)[:, None] <= (radius * radius)[:, None, None]
+    return inside

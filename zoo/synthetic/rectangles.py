@@ -223,4 +223,5 @@ def own_foreground(image: Array, background: float | None, tolerance: float) -> 
     if background is None:
         return np.ones(image.shape[1:], bool)
     mask = np.abs(255 * image.mean(0) - background) > tolerance
-    return uniform_filter(mask.astype(np.float32), 7) > 0.5  # the median of a binary image
+    smooth: Array = uniform_filter(mask.astype(np.float32), 7) > 0.5
+    return smooth

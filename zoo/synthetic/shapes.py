@@ -68,7 +68,8 @@ def make_shape(
 
 def _box(matrix: Array, size: Array) -> Array:
     corners = _signs(len(size)) * ((size - 1) / 2) @ matrix.T
-    return (np.ceil(corners.max(0)) - np.floor(corners.min(0)) + 1).astype(int)
+    sides: Array = (np.ceil(corners.max(0)) - np.floor(corners.min(0)) + 1).astype(int)
+    return sides
 
 
 @lru_cache(maxsize=4)
@@ -125,7 +126,8 @@ def exit_distance(shape: Shape, origin: Array, directions: Array) -> Array:
             reach = (np.sign(step) - start[:, None]) / step
         return np.asarray((reach if step.all() else np.where(step == 0, np.inf, reach)).min(0))
     a, b, c = (step**2).sum(0), start @ step, start @ start - 1
-    return (-b + np.sqrt(np.maximum(b**2 - a * c, 0))) / a
+    root: Array = (-b + np.sqrt(np.maximum(b**2 - a * c, 0))) / a
+    return root
 
 
 def draw_shape(
