@@ -76,7 +76,8 @@ class Calibrating(Callback):
             cases = group([row.case for row in rows], [row.score for row in rows], self.case_score)
             if not np.isfinite(cases.scores).all():
                 wrong = int((~np.isfinite(cases.scores)).sum())
-                raise UserError(f"no calibration: {wrong} of {len(cases.scores)} healthy cases have no finite score")
+                told = f"{wrong} of {len(cases.scores)} healthy cases have a score that is NaN or infinite"
+                raise UserError(f"no calibration: {told}")
             # every map once: cases in the order of their names, with the parts that lie in one volume together
             owner = {
                 row.name: name
