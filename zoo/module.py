@@ -16,7 +16,7 @@ from zoo.decision.calibration import Calibration, from_plain
 from zoo.errors import UserError
 from zoo.foreground import foreground_of, settle_rule
 from zoo.registry import Method, arguments, methods
-from zoo.sample import DataSource, Sample, as_sample
+from zoo.sample import DataSource, Sample, as_sample, data_of
 from zoo.scoring.pooling import pool_map
 from zoo.staging import Stage, Staging
 
@@ -332,8 +332,7 @@ class AnomalyModule(LightningModule):
 
     def _data(self) -> DataSource | None:
         """The DataModule of the trainer that the model is attached to."""
-        data: DataSource | None = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
-        return data
+        return None if self._trainer is None else data_of(self._trainer)
 
     # ---- training -------------------------------------------------------------------------------------------------
 

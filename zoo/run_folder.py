@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zoo
 from zoo.errors import UserError
 from zoo.registry import nearest
+from zoo.sample import data_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -91,7 +92,7 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
     """
     import torch
 
-    data: Any = getattr(trainer, "datamodule", None)
+    data = data_of(trainer)
     return {
         "method": model.method().name,
         "dataset": getattr(data, "name", type(data).__name__),
@@ -107,7 +108,7 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
             **{name: version(name) for name in ("torch", "lightning", "timm")},
         },
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
-        "data_fingerprint": data.fingerprint() if hasattr(data, "fingerprint") else None,
+        "data_fingerprint": data.fingerprint() if data is not None and hasattr(data, "fingerprint") else None,
     }
 
 

@@ -1,9 +1,12 @@
 """What methods and data sets say to each other: a batch, and what a method may ask of a DataModule."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 from zoo.errors import UserError
 
@@ -107,3 +110,9 @@ def as_sample(batch: Any, built_for: tuple[int, ...]) -> Any:
 def _told(batch: Any) -> str:
     keys = f" with {', '.join(map(str, list(batch)[:6]))}" if isinstance(batch, dict) else ""
     return f"{type(batch).__name__}{keys}"
+
+
+def data_of(trainer: "Trainer") -> DataSource | None:
+    """The trainer's DataModule, which Lightning does not declare; None where it was given plain loaders."""
+    data: DataSource | None = getattr(trainer, "datamodule", None)
+    return data

@@ -26,7 +26,7 @@ from torch.utils.data.distributed import DistributedSampler
 from zoo.callbacks.resume_point import at_batch_end, at_epoch_end, count_epoch, end_epoch, settle
 from zoo.errors import UserError
 from zoo.nn.processes import alike, differing, without_repeats
-from zoo.sample import Sample
+from zoo.sample import Sample, data_of
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
@@ -208,7 +208,7 @@ class Staging(Callback):
             trainer.num_sanity_val_steps = 0  # before its stages a method has nothing to predict with
         if trainer.ckpt_path is None:  # not resumed
             self.module.begin_fit()
-        self.module.prepare_fit(getattr(trainer, "datamodule", None))
+        self.module.prepare_fit(data_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the stages over the batches of the fit."""
@@ -371,7 +371,7 @@ class Staging(Callback):
 
     def _epoch_length(self) -> int:
         trainer = self.module.trainer
-        data, limit = getattr(trainer, "datamodule", None), trainer.limit_train_batches
+        data, limit = data_of(trainer), trainer.limit_train_batches
         if data is None or trainer.fit_loop._combined_loader is not None:
             trainer.fit_loop.setup_data()
             return int(trainer.num_training_batches)

@@ -24,6 +24,7 @@ from zoo.metrics.protocols import Tested, figures
 from zoo.metrics.ranking import Evaluated
 from zoo.metrics.shortcuts import PIXEL_STATISTICS, STATISTICS, image_statistics
 from zoo.metrics.table import TABLE, Level, Protocol, metrics_of
+from zoo.sample import data_of
 
 
 class _Item(NamedTuple):
@@ -113,7 +114,7 @@ class AnomalyMetrics(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation; look at the training images."""
         self._reset()
-        data = getattr(trainer, "datamodule", None)
+        data = data_of(trainer)
         self._audit = ShortcutAudit(data, self.neighbours, self.max_pixels, hold_last=trainer.world_size > 1)
         dataset = getattr(data, "dataset", None)
         if callable(dataset) and self.protocol == "memmc_mae":

@@ -14,6 +14,7 @@ from zoo.decision.cases import CaseScore, group
 from zoo.decision.findings import reference
 from zoo.errors import UserError
 from zoo.metrics.shortcuts import PIXEL_STATISTICS
+from zoo.sample import data_of
 
 
 class ReserveCalibration(Callback):
@@ -21,7 +22,7 @@ class ReserveCalibration(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for what monitors the validation."""
-        data: Any = getattr(trainer, "datamodule", None)
+        data = data_of(trainer)
         if data is not None and hasattr(data, "reserve_calibration") and selected_by(trainer):
             data.reserve_calibration()
 

@@ -12,6 +12,7 @@ from zoo.decision.calibration import Calibration
 from zoo.decision.findings import display_level
 from zoo.decision.overlay import colours
 from zoo.files import whole
+from zoo.sample import data_of
 
 
 class _Case(NamedTuple):
@@ -65,7 +66,7 @@ class Panels(Callback):
         """Write the pictures (of the first process)."""
         if not trainer.is_global_zero or self.folder is None:
             return
-        phantom = bool(getattr(getattr(trainer, "datamodule", None), "phantom", False))
+        phantom = bool(getattr(data_of(trainer), "phantom", False))
         for title, cases in (("most anomalous", self._most), ("least anomalous", self._least)):
             if cases:
                 name = f"{title.replace(' ', '_')}.png"

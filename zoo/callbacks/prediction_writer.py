@@ -11,6 +11,7 @@ from zoo.callbacks.results import Context, Format, MapForm, write_results
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
 from zoo.errors import UserError
+from zoo.sample import data_of
 
 
 class PredictionWriter(Callback):
@@ -83,7 +84,7 @@ class PredictionWriter(Callback):
         gathering.merge()
         if not trainer.is_global_zero:
             return
-        data: Any = getattr(trainer, "datamodule", None)
+        data = data_of(trainer)
         context = Context(
             Path(self.folder),
             method_name(pl_module),

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.files import whole, write_text
 from zoo.metrics.selective import RiskCoverage, risk_coverage
+from zoo.sample import data_of
 
 
 class UncertaintyCurves(Callback):
@@ -57,7 +58,7 @@ class UncertaintyCurves(Callback):
         self.curves = {name: risk_coverage(error[part], doubt[part]) for name, part in parts.items() if part.any()}
         outputs = [one.output for one in trainer.callbacks if isinstance(one, AnomalyMetrics)]  # type: ignore[attr-defined]
         if trainer.is_global_zero and outputs and outputs[0] is not None:
-            phantom = bool(getattr(getattr(trainer, "datamodule", None), "phantom", False))
+            phantom = bool(getattr(data_of(trainer), "phantom", False))
             write(self.curves, Path(outputs[0]).parent, phantom)
 
 

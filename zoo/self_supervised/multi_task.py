@@ -21,6 +21,7 @@ from zoo.checkpoints.many_tasks import arguments_of, original_tensors, own_tenso
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, batch_generator
 from zoo.nn.unet import UNet, in_patches
+from zoo.sample import data_of
 from zoo.scoring.pooling import PoolingRule
 from zoo.synthetic.batched_labels import label_batch
 from zoo.synthetic.folds import TASK_NAMES, sample_fold, task_folds
@@ -139,8 +140,8 @@ class MultiTaskUNet(AnomalyModule):
 
     def setup(self, stage: str) -> None:
         """Give the DataModule the fold's division of the healthy images, and take the sources of blends from it."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if stage not in ("fit", "validate") or not hasattr(data, "healthy_groups"):
+        data = data_of(self.trainer)
+        if stage not in ("fit", "validate") or data is None or not hasattr(data, "healthy_groups"):
             return
         if self.hparams["hold_out_samples"]:
             groups = data.healthy_groups()
@@ -152,7 +153,9 @@ class MultiTaskUNet(AnomalyModule):
         """Give the DataModule its own division back."""
         if self._splits:
             self._splits = {}
-            self.trainer.datamodule.assign()  # type: ignore[attr-defined]
+            data = data_of(self.trainer)
+            assert data is not None
+            data.assign()
 
     def _sources(self, split: str, images: Tensor) -> tuple[Any, Any, Any, Any]:
         """What blends take patches from, and the foreground of both, if it counts.
