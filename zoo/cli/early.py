@@ -5,6 +5,7 @@ to the parser; so is all that names a class from outside this package.
 """
 
 import ast
+import glob
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from datamodules.registry import class_names
 from zoo.cli.options import missing_sections, resolve_names, take_run, with_place
+from zoo.cli.words import tidy
 from zoo.configs import read_yaml
 from zoo.errors import UserError
 from zoo.registry import nearest
@@ -42,7 +44,7 @@ def check_call(argv: list[str]) -> None:
     if any(word in ("-h", "--help") or word.partition("=")[0].endswith(".help") for word in options):
         return
     rest, run, _ = take_run(options)
-    resolved, files = resolve_names(rest)
+    resolved, files = resolve_names(tidy(rest))
     call = _Call(command)
     for path in [*([] if run is None else [run.config]), *files]:
         call.add_file(read_yaml(path))
@@ -137,7 +139,8 @@ class _Call:
                 _refuse(self.keys[section], known, f"{section}.")
         _refuse(self.keys["trainer"], trainer_arguments("__init__"), "trainer.")
         missing = [section for section in ("model", "data") if section not in self.classes]
-        if missing:
+        told_by_checkpoint = self.command == "predict" and self.paths.get("ckpt_path") and len(missing) == 2
+        if missing and not told_by_checkpoint:
             raise UserError(missing_sections(", ".join(missing)))
         self._check_paths()
 
@@ -151,6 +154,10 @@ class _Call:
             del told["data.root"]  # prediction needs no training data
         for key, message in told.items():
             path = self.paths.get(key)
+            if key == "data.root" and self.command == "predict" and self.paths.get("input"):
+                continue  # predicting new images needs no training data
+            if isinstance(path, str) and key == "input" and glob.has_magic(path):
+                continue  # a pattern; the data set tells if nothing matches
             if isinstance(path, str) and path != "null" and "://" not in path and not Path(path).expanduser().exists():
                 raise UserError(message.format(Path(path).expanduser()))
 
