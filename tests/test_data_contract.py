@@ -244,8 +244,8 @@ def test_another_process_opens_the_cache_at_the_same_time(
     """Both build or wait; and images opened here are read there, as workers of a loader do."""
     entry = data_sets()[name]
     if entry.class_name:
-        elsewhere = other_process.submit(commands.examine, entry, house.root(name), str(tmp_path))
-        assert commands.examine(entry, house.root(name), str(tmp_path)) == elsewhere.result(120)
+        elsewhere = other_process.submit(commands.examine, entry, house.root(name), {"cache_dir": str(tmp_path)})
+        assert commands.examine(entry, house.root(name), {"cache_dir": str(tmp_path)}) == elsewhere.result(120)
     images = house.open(name).dataset("test")
     read: Callable[..., Any] = type(images).__getitems__
     there = other_process.submit(read, images, [0, 1]).result(120)

@@ -32,7 +32,7 @@ def test_bmad_validates_with_healthy_images_and_keeps_empty_masks(tmp_path: Path
     marked = batch["mask"].flatten(1).any(1)
     assert not marked[batch["label"] == 0].any()
     assert (~marked[batch["label"] == 1]).sum() == 1  # number 50
-    report = examine(find("good_folders"), root / "Brain", str(tmp_path / "c"))
+    report = examine(find("good_folders"), root / "Brain", {"cache_dir": str(tmp_path / "c")})
     assert report.errors == []
     assert "1 ill images have an empty mask" in report.warnings
 

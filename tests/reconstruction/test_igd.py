@@ -22,7 +22,7 @@ def test_error_is_that_of_pytorch_msssim():
     other = image + 0.2 * torch.rand(image.shape, generator=generator)
     index = pytorch_msssim.ms_ssim(other, image, data_range=4.7579, size_average=False)
     expected = 0.85 * (1 - index) + 0.15 * (other - image).abs().mean(dim=(1, 2, 3)) / 4.7579
-    torch.testing.assert_close(model.scales["global"].error(other, image), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.scales["whole"].error(other, image), expected, rtol=1e-4, atol=1e-5)
 
 
 def fitted(image_folder, quiet_trainer, steps=3, **changes):
@@ -35,7 +35,7 @@ def fitted(image_folder, quiet_trainer, steps=3, **changes):
 
 def test_centre_and_spread_are_those_of_the_training_set(image_folder, quiet_trainer):
     model, data = fitted(image_folder, quiet_trainer, lr=0.0, weight_decay=0.0)
-    scale = model.eval().scales["global"]
+    scale = model.eval().scales["whole"]
     images = torch.cat([batch["image"] for batch in data.train_dataloader()])
     with torch.no_grad():
         codes = scale.encoder((images - model.mean) / model.deviation).double().numpy()
@@ -53,7 +53,7 @@ def test_it_is_collected_again_in_the_course_of_the_fit(image_folder, quiet_trai
 
     def finish(self):
         original(self)
-        centres.append(self.scales["global"].descriptor.centre.clone())
+        centres.append(self.scales["whole"].descriptor.centre.clone())
 
     monkeypatch.setattr(IGD, "_finish", finish)
     fitted(image_folder, quiet_trainer, steps=6, refreshes=2, lr=1e-2)
@@ -65,7 +65,7 @@ def test_without_descriptor_and_critic_it_is_an_autoencoder(image_folder, quiet_
     model, _ = fitted(image_folder, quiet_trainer, scales="global", gaussian=False, interpolation=False)
     image = torch.rand(2, 1, 32, 32)
     prediction = model.eval()(image)
-    scale = model.scales["global"]
+    scale = model.scales["whole"]
     with torch.no_grad():
         normal = (image - model.mean) / model.deviation
         restored = scale.generator(scale.encoder(normal))
@@ -85,7 +85,7 @@ def test_local_score_is_that_of_the_worst_patch():
     torch.manual_seed(0)
     model = zoo.create_model("igd", **TINY | {"image_size": 64, "scales": "local", "gaussian": False}).eval()
     image = torch.rand(2, 1, 64, 64)
-    scale = model.scales["local"]
+    scale = model.scales["patch"]
     with torch.no_grad():
         patches = _patches((image - model.mean) / model.deviation)
         errors = scale.error(scale.generator(scale.encoder(patches)), patches).view(2, -1)

@@ -117,7 +117,7 @@ def test_its_checkpoint_is_a_backbone_for_padim_and_igd(image_folder, quiet_trai
     own = padim.extractor.backbone.state_dict()
     assert len([k for k in own if k.startswith("layer1") and torch.equal(own[k], trunk[k])]) > 5
     igd = zoo.create_model("igd", scales="global", width=4, latent_dim=8, train_backbone=True, **arguments)
-    own = igd.scales["global"].encoder.extractor.backbone.state_dict()
+    own = igd.scales["whole"].encoder.extractor.backbone.state_dict()
     assert all(torch.equal(own[k], trunk[k]) for k in own if k.startswith("layer4"))
     maps = []
     for weights in (str(path), "random"):

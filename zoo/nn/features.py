@@ -183,7 +183,11 @@ class FeatureExtractor(nn.Module):
         backbone: Any = self.backbone.eval()
         self._last = self._last_stage(probe)
         if self._last is not None:
+            wanted = {path: backbone.get_submodule(path) for path in self.layers}
             backbone.prune_intermediate_layers(self._last["indices"], prune_norm=not self._last["norm"])
+            for path, module in wanted.items():  # timm counts the pool behind a stem as what follows it
+                parent, _, name = path.rpartition(".")
+                setattr(backbone.get_submodule(parent), name, module)
         called: set[nn.Module] = set()
         with contextlib.ExitStack() as hooks:
             for module in backbone.modules():

@@ -88,7 +88,7 @@ class BayesianAutoencoder(AnomalyModule):
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Error of the mean reconstruction; deviation over the passes."""
-        passes = torch.stack([self.network(image, kept.expand(len(image), -1)).float() for kept in self.kept])
+        passes = torch.stack([self.network(image, kept.expand(image.shape[0], -1)).float() for kept in self.kept])
         mean = passes.mean(dim=0)
         uncertainty = passes.var(dim=0, correction=0).mean(dim=1, keepdim=True).sqrt()
         return Prediction(None, residual_map(mean, image, self.hparams["loss"]), mean, uncertainty)

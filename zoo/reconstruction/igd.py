@@ -117,12 +117,12 @@ class IGD(AnomalyModule):
             encoder: nn.Module = _GlobalEncoder(
                 hp["backbone"], hp["layer"], hp["weights"], hp["train_backbone"], self.in_channels, hp["latent_dim"]
             )
-            self.scale["global"] = Scale(encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"])
+            self.scale["whole"] = Scale(encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"])
         if hp["scales"] != "global":
             check_divisible(self.image_size, _STRIDE, "IGD's grid of patches", minimum=_PATCH)
             size = (_PATCH, _PATCH)
             encoder = _local_encoder(self.in_channels, hp["local_width"], hp["latent_dim"])
-            self.scale["local"] = Scale(encoder, self.in_channels, size, hp["local_width"], hp["latent_dim"])
+            self.scale["patch"] = Scale(encoder, self.in_channels, size, hp["local_width"], hp["latent_dim"])
         grey = self.in_channels == 1
         mean, deviation = ((_GREY_MEAN,), (_GREY_STD,)) if grey else (_MEAN, _STD)
         self.mean, self.deviation = (
@@ -131,7 +131,7 @@ class IGD(AnomalyModule):
 
     @property
     def scales(self) -> "dict[str, Scale]":
-        """What works on whole images (``global``) and on patches (``local``)."""
+        """What works on whole images (``whole``) and on patches (``patch``)."""
         return {name: scale for name, scale in self.scale.items() if isinstance(scale, Scale)}
 
     def stages(self) -> tuple[Stage, ...]:
@@ -158,13 +158,13 @@ class IGD(AnomalyModule):
     def _parts(self, image: Tensor) -> dict[str, Tensor]:
         """What each scale trains on: normalised images, or the patches of the first few."""
         normal = (image - self.mean) / self.deviation
-        parts = {"global": normal, "local": _patches(normal[: self.hparams["patch_images"]])}
+        parts = {"whole": normal, "patch": _patches(normal[: self.hparams["patch_images"]])}
         return {name: parts[name] for name in self.scale}
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         normal = (batch["image"] - self.mean) / self.deviation
         for name, scale in self.scales.items():
-            for part in (normal if name == "global" else _patches(normal)).split(_PATCHES_AT_ONCE):
+            for part in (normal if name == "whole" else _patches(normal)).split(_PATCHES_AT_ONCE):
                 scale.collect(part)
 
     def _finish(self) -> None:
@@ -218,26 +218,27 @@ class IGD(AnomalyModule):
         normal = (image - self.mean) / self.deviation
         found = []
         reconstruction = None
-        if "global" in self.scale:
-            scale = self.scales["global"]
+        if "whole" in self.scale:
+            scale = self.scales["whole"]
             code = scale.encoder(normal)
             restored = scale.generator(code).float()
             found.append((self._score(scale, restored, normal, code, 0.1), scale.error_map(restored, normal)))
             reconstruction = restored * self.deviation + self.mean
-        if "local" in self.scale:
+        if "patch" in self.scale:
             found.append(self._detect_patches(normal))
         scores, maps = zip(*found, strict=True)
         return Prediction(torch.stack(scores).mean(dim=0), torch.stack(maps).sum(dim=0), reconstruction)
 
     def _detect_patches(self, normal: Tensor) -> tuple[Tensor, Tensor]:
-        scale, scores, maps = self.scales["local"], [], []
-        for part in _patches(normal).split(_PATCHES_AT_ONCE):
+        scale, scores, maps = self.scales["patch"], [], []
+        patches = _patches(normal)
+        for part in (patches,) if torch.compiler.is_compiling() else patches.split(_PATCHES_AT_ONCE):
             code = scale.encoder(part)
             restored = scale.generator(code).float()
             scores.append(self._score(scale, restored, part, code, 0.9))
             maps.append(scale.error_map(restored, part))
-        score = torch.cat(scores).view(len(normal), -1).amax(dim=1)
-        return score, _fold(torch.cat(maps), len(normal), self.image_size)
+        score = torch.cat(scores).view(normal.shape[0], -1).amax(dim=1)
+        return score, _fold(torch.cat(maps), normal.shape[0], self.image_size)
 
     def _score(self, scale: "Scale", restored: Tensor, image: Tensor, code: Tensor, share: float) -> Tensor:
         error = scale.error(restored, image)

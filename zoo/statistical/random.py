@@ -59,7 +59,7 @@ class RandomMap(AnomalyModule):
         pixels = image[0, 0].numel()
         noise = _scramble(_scramble(own) + places[:pixels] * _ODD[0])
         uniform = ((noise >> 40) & 0xFFFFFF).float() / 2**24
-        return Prediction(None, uniform.view(len(image), 1, *image.shape[2:]))
+        return Prediction(None, uniform.view(image.shape[0], 1, *image.shape[2:]))
 
 
 def _scramble(values: Tensor) -> Tensor:
