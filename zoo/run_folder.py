@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zoo
 from zoo.errors import UserError
 from zoo.registry import nearest
-from zoo.sample import data_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -91,6 +90,8 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
         data_fingerprint.
     """
     import torch
+
+    from zoo.sample import data_of
 
     data = data_of(trainer)
     return {

@@ -43,7 +43,11 @@ def check_call(argv: list[str]) -> None:
     command, options = argv[0], argv[1:]
     if any(word in ("-h", "--help") or word.partition("=")[0].endswith(".help") for word in options):
         return
-    rest, run, _ = take_run(options)
+    rest, run, trust = take_run(options)
+    if run is not None and not trust:
+        from zoo.cli.trust import check_run
+
+        check_run(run)
     resolved, files = resolve_names(tidy(rest))
     call = _Call(command)
     for path in [*([] if run is None else [run.config]), *files]:
