@@ -10,6 +10,7 @@ from typing import Any
 from zoo.cli.options import data_class, method_class
 from zoo.configs import read_yaml
 from zoo.errors import UserError
+from zoo.registry import FAMILIES
 from zoo.run_folder import Run
 
 # Lightning's classes that a run's configuration may name, with the arguments that it may set. Left out: whatever takes
@@ -86,7 +87,9 @@ def _check_part(key: str, part: Any) -> None:
             resolved = (method_class if key == "model" else data_class)(path)
         except UserError as error:
             raise _NotPlainError(f"{key}.class_path: {error}") from error
-        if resolved.split(".")[0] not in ("zoo", "datamodules"):
+        # a class of a family is found by its name wherever it has moved within the families, and nowhere else
+        elsewhere = path.startswith("zoo.") and path.split(".")[1] not in FAMILIES
+        if elsewhere or resolved.split(".")[0] not in ("zoo", "datamodules"):
             raise _NotPlainError(f"{key}.class_path {path} is no class of this package")
         _plain(f"{key}.init_args", arguments)
     elif key == "trainer":
