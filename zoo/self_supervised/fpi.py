@@ -83,7 +83,7 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
 
     def prepare_fit(self, data: DataSource | None) -> None:
         """Note which training images are the same slice of other volumes."""
-        images = data.dataset("train") if hasattr(data, "dataset") else None
+        images = None if data is None or not hasattr(data, "dataset") else data.dataset("train")
         slices = getattr(images, "slices", np.empty(0, int))
         self._healthy = images
         self._same_slice = {int(one): np.flatnonzero(slices == one) for one in np.unique(slices[slices >= 0])}
