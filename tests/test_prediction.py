@@ -57,6 +57,16 @@ def test_data_and_machine_may_be_gone(away, capsys):
     assert "--input new" in capsys.readouterr().err.splitlines()[-1], "the advised command keeps the caller's options"
 
 
+def test_scores_are_kept_where_maps_cannot_be_written(away, capsys):
+    """As on a full disk: the file that failed is named, the tables are there."""
+    Path("out").mkdir()
+    Path("out/maps").write_text("no folder")
+    command = ["predict", "--run", str(away), "--predictions.formats", "[]", "--predictions.folder", "out"]
+    assert main([*command, "--input", "new"]) == 2
+    assert "out/maps" in capsys.readouterr().err
+    assert sorted(_scores(Path("out"))) == ["a.png", "deep/b#1.png"]
+
+
 def test_a_checkpoint_alone_predicts(away, tmp_path):
     shutil.copy(next((away / "checkpoints").glob("*.ckpt")), tmp_path / "x.ckpt")
     shutil.rmtree("runs")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules import listing
 from zoo.callbacks.gathering import Gathering, Row
 from zoo.decision import dicom, findings, nifti, overlay
 from zoo.decision.calibration import Calibration
@@ -92,6 +93,9 @@ def write_results(gathered: Gathering, context: Context) -> Decisions:
 
     Returns:
         Decisions: by case, in the order of the cases' names.
+
+    Raises:
+        OSError: a file could not be written; the tables of what was scored are.
     """
     how: CaseScore = "max" if context.calibration is None else context.calibration.case_score
     rows = gathered.rows
@@ -117,17 +121,22 @@ def write_results(gathered: Gathering, context: Context) -> Decisions:
     images = Counter(row.case for row in rows)
     outputs: dict[str, list[_Output]] = {}
     scores: list[dict[str, Any]] = []
+    failure: OSError | None = None
     for name, members in gathered.volumes():
         decision = by_case[members[0].case]
         maps = gathered.stacked(members)
         output = _Output(members, [])
-        files = _raw_maps(gathered, name, members, context)
-        if maps is not None and scale is not None:
-            level = decisions.level if decision.decision != NOT_DECIDED else None
-            labels, found = _find(maps, context, level)
-            output.components = _component_rows(name, members, found, maps.shape, context)
-            _draw(output, name, maps, labels, scale, decision, gathered, context)
-            _write_volume(output, name, maps, labels, found, scale, decision, context)
+        files = [""] * len(members)
+        try:
+            files = _raw_maps(gathered, name, members, context)
+            if maps is not None and scale is not None:
+                level = decisions.level if decision.decision != NOT_DECIDED else None
+                labels, found = _find(maps, context, level)
+                output.components = _component_rows(name, members, found, maps.shape, context)
+                _draw(output, name, maps, labels, scale, decision, gathered, context)
+                _write_volume(output, name, maps, labels, found, scale, decision, context)
+        except OSError as error:  # a full disk: the tables are small, and hold what took the time
+            failure = failure or error
         outputs.setdefault(members[0].case, []).append(output)
         for row, file in zip(members, files, strict=True):
             scores.append(_score_row(row, gathered.map(row), file, decision if images[row.case] == 1 else None))
@@ -135,6 +144,8 @@ def write_results(gathered: Gathering, context: Context) -> Decisions:
     scores.sort(key=lambda line: order[line["id"]])
     decisions.warnings += context.warnings
     _write_tables(cases, decisions, outputs, scores, rows, context)
+    if failure is not None:
+        raise failure
     return decisions
 
 
@@ -210,7 +221,7 @@ def _as_nifti(members: list[Row], context: Context) -> bool:
 
 
 def _is_dicom(members: list[Row]) -> bool:
-    return suffix(members[0].source) in (".dcm", ".dicom")
+    return listing.kind(members[0].source) in (".dcm", ".dicom")
 
 
 def _on_grid(stacked: Array, numbers: Sequence[int], shape: tuple[int, int, int], nearest: bool = False) -> Array:
@@ -499,9 +510,9 @@ def _write_tables(
                 parts,
             )
         )
-    _write_csv(context.folder / "scores.csv", _SCORES, scores)
-    _write_csv(context.folder / "cases.csv", _CASES, lines)
-    _write_csv(context.folder / "components.csv", _COMPONENTS, components)
+    write_rows(context.folder / "scores.csv", _SCORES, scores)
+    write_rows(context.folder / "cases.csv", _CASES, lines)
+    write_rows(context.folder / "components.csv", _COMPONENTS, components)
     summary = decisions.summary(context.calibration, context.rule)
     summary |= {"method": context.method, "version": context.version, "phantom": context.phantom}
     write_text(context.folder / "decision.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
@@ -537,7 +548,3 @@ def _facts(decisions: Decisions, context: Context) -> list[tuple[str, str]]:
         word = "fits these cases" if drift.fits else "does not fit these cases"
         facts.append(("drift", f"{word} (lower scores p = {drift.lower_scores:.2g}, all p = {drift.all_scores:.2g})"))
     return facts
-
-
-def _write_csv(path: Path, columns: Sequence[str], lines: Sequence[dict[str, Any]]) -> None:
-    write_rows(path, columns, lines)
