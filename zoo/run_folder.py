@@ -44,6 +44,10 @@ def open_run(folder: Path) -> Run:
         close = nearest(folder.name, siblings) or sorted(siblings)[-3:]
         hint = f"; runs in {folder.parent}: {', '.join(close)}" if close else "; `lightning fit` makes one"
         raise UserError(f"--run {folder}: no config.yaml there{hint}")
+    if (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"--run {folder}: a model without its run (zoo push or export wrote it); use --ckpt_path {folder}"
+        )
     last, best = folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "best.ckpt"
     resume = last if last.is_file() else None
     return Run(folder, config, best if best.is_file() else resume, resume)

@@ -65,7 +65,7 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: as :func:`load_pretrained`.
     """
-    checkpoint = _read(source, fetch(source))
+    checkpoint = read_content(source)
     _header(source, checkpoint)
     return _tensors(source, checkpoint)
 
@@ -79,7 +79,7 @@ def same_backbone(source: str | Path, method: str, arguments: Mapping[str, Any])
         arguments: of the class.
     """
     try:
-        checkpoint = _read(source, fetch(source))
+        checkpoint = read_content(source)
     except UserError:
         return False
     found = _arguments(source, checkpoint).get("backbone")
@@ -92,8 +92,44 @@ def read_origin(source: str | Path) -> dict[str, Any]:
     Raises:
         UserError: as :func:`load_pretrained`.
     """
-    header = _header(source, _read(source, fetch(source)))
+    header = _header(source, read_content(source))
     return header["origin"] if isinstance(header.get("origin"), dict) else {}
+
+
+def read_content(source: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of this package, in whatever form it was written.
+
+    Args:
+        source: as for :func:`load_pretrained`.
+
+    Returns:
+        The dictionary of a ``.ckpt``: ``uad_zoo``, ``hyper_parameters``, ``state_dict``, and what else the file holds.
+
+    Raises:
+        UserError: as :func:`load_pretrained`.
+    """
+    return _read(source, fetch(source))
+
+
+def lightning_file(source: str | Path, scratch: Path) -> tuple[Path, dict[str, Any]]:
+    """A file that Lightning's ``ckpt_path`` takes, the source itself or a new ``.ckpt``, and its content.
+
+    Args:
+        source: as for :func:`load_pretrained`.
+        scratch: folder for the new file.
+
+    Raises:
+        UserError: as :func:`load_pretrained`.
+    """
+    from importlib.metadata import version
+
+    path = fetch(source)
+    content = _read(source, path)
+    if "pytorch-lightning_version" in content:
+        return path, content
+    content = {"pytorch-lightning_version": version("lightning"), "epoch": 0, "global_step": 0, **content}
+    torch.save(content, scratch / "model.ckpt")
+    return scratch / "model.ckpt", content
 
 
 def _read(source: str | Path, path: Path) -> dict[str, Any]:

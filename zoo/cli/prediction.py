@@ -1,16 +1,14 @@
 """What ``predict`` needs: a run or a checkpoint, and files. The rest is the run's, or the machine's of the caller."""
 
-import inspect
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from datamodules.registry import class_names
-from zoo.checkpoints.reading import read_checkpoint
+from zoo.checkpoints.loading import read_content
 from zoo.errors import UserError
 from zoo.module import OF_THE_DATA
-from zoo.registry import find, load_class
+from zoo.registry import arguments, find, load_class
 
 # Options of the machine, which change no result (beyond rounding): the caller's, whatever the run had.
 _DATA = ("batch_size", "num_workers", "cache_dir", "bad_files", "device_store")
@@ -74,25 +72,34 @@ def value_of(options: Sequence[str], key: str) -> str | None:
     return found
 
 
-def config_of_checkpoint(path: Path) -> dict[str, Any]:
+def older_arguments(stored: dict[str, Any]) -> list[str]:
+    """Options that keep what an older run's configuration meant: arguments that its method has gained since."""
+    model = stored.get("model")
+    if not isinstance(model, dict) or not str(model.get("class_path")).startswith("zoo."):
+        return []
+    given = model.get("init_args") or {}
+    before = load_class(str(model["class_path"])).before
+    return [f"--model.{key}={value}" for key, value in before.items() if key not in given]
+
+
+def config_of_checkpoint(source: str) -> dict[str, Any]:
     """Method and data as a configuration, from what a checkpoint knows.
 
     Args:
-        path: a checkpoint of this package.
+        source: a checkpoint of this package, see :func:`zoo.load_pretrained`.
 
     Raises:
         UserError: it is none, or it does not tell how its data were read.
     """
-    if not path.is_file():
-        raise UserError(f"--ckpt_path {path}: no such file")
-    checkpoint = read_checkpoint(path)
-    header = checkpoint.get("uad_zoo") if isinstance(checkpoint, dict) else None
+    path, checkpoint = source, read_content(source)
+    header = checkpoint["uad_zoo"]
     if not isinstance(header, dict) or not isinstance(header.get("method"), str):
-        raise UserError(f"{path}: not a checkpoint of this package; the original authors' files need `zoo import`")
-    known = inspect.signature(load_class(header["method"]).__init__).parameters
+        raise UserError(f"{path}: damaged: its entry uad_zoo names no method")
+    cls = load_class(header["method"])
+    known = arguments(cls)
     hparams = {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in dict(checkpoint.get("hyper_parameters") or {}).items()
+        for key, value in {**cls.before, **(checkpoint.get("hyper_parameters") or {})}.items()
         if key not in OF_THE_DATA or key in known
     }
     model = {"class_path": find(header["method"]).class_path, "init_args": hparams}
@@ -103,11 +110,11 @@ def config_of_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: does not say how its volumes are read; add --config data/NAME")
         folder: dict[str, Any] = {"image_size": size, "in_channels": hparams.get("in_channels")}
         return {"model": model, "data": {"class_path": "datamodules.Folder", "init_args": folder}}
-    class_path, arguments = str(data.get("class_path")), data.get("init_args")
-    if class_path not in {f"datamodules.{name}" for name in class_names()} or not isinstance(arguments, dict):
+    class_path, given = str(data.get("class_path")), data.get("init_args")
+    if class_path not in {f"datamodules.{name}" for name in class_names()} or not isinstance(given, dict):
         raise UserError(f"{path}: its data were read by {class_path[:60]}, no class of this package; add --data NAME")
     size = (data.get("known") or {}).get("image_size")
-    return {"model": model, "data": {"class_path": class_path, "init_args": {**arguments, "image_size": size}}}
+    return {"model": model, "data": {"class_path": class_path, "init_args": {**given, "image_size": size}}}
 
 
 def known_of_data(checkpoint: Any) -> dict[str, Any]:

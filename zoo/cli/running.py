@@ -35,12 +35,20 @@ from zoo.callbacks.outputs import PlacesOutputs
 from zoo.callbacks.panels import Panels
 from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
-from zoo.checkpoints.loading import same_backbone
+from zoo.checkpoints.loading import lightning_file, same_backbone
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.cli.calibrate import calibrate_after_fit, find_calibration
 from zoo.cli.options import resolve_names, take_run, with_place
 from zoo.cli.parsing import MODE, Parser, use_short_names
-from zoo.cli.prediction import advice, config_of_checkpoint, is_callers, known_of_data, machine_defaults, value_of
+from zoo.cli.prediction import (
+    advice,
+    config_of_checkpoint,
+    is_callers,
+    known_of_data,
+    machine_defaults,
+    older_arguments,
+    value_of,
+)
 from zoo.cli.trust import check_run
 from zoo.cli.words import tidy
 from zoo.configs import read_yaml
@@ -53,6 +61,7 @@ from zoo.nn.features import weights_follow
 from zoo.registry import Method, methods
 from zoo.run_folder import Run, new_folder, provenance
 
+_OWN_CONFIGURATION = "give the checkpoint's own (--run FOLDER has it; predict --ckpt_path FILE --input ... needs none)"
 _OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input", "decision")
 
 
@@ -88,8 +97,9 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
 def _before(command: str, words: list[str], run: Run | None, stack: contextlib.ExitStack) -> list[str]:
     """Arguments that come before the caller's: of the run, or of the checkpoint where nothing else is given."""
     if run is not None:
-        stored = read_yaml(run.config)
-        return ["--config", str(run.config), *machine_defaults(command, stored if isinstance(stored, dict) else {})]
+        content = read_yaml(run.config)
+        stored = content if isinstance(content, dict) else {}
+        return ["--config", str(run.config), *older_arguments(stored), *machine_defaults(command, stored)]
     checkpoint = value_of(words, "--ckpt_path")
     keys = {word.partition("=")[0] for word in words}
     if command != "predict" or checkpoint is None or keys & {"--config", "-c", "--model", "--data", "--help"}:
@@ -97,7 +107,7 @@ def _before(command: str, words: list[str], run: Run | None, stack: contextlib.E
     if "--input" not in keys:
         raise UserError("predict --ckpt_path scores new images: add --input FILE_OR_FOLDER; for the test set, --run")
     file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "checkpoint.yaml"
-    write_text(file, yaml.safe_dump(config_of_checkpoint(Path(checkpoint))))
+    write_text(file, yaml.safe_dump(config_of_checkpoint(checkpoint)))
     return ["--config", str(file)]
 
 
@@ -117,6 +127,9 @@ def _call(command: str, call: "Call", resolved: list[str], files: list[Path]) ->
             shutil.rmtree(call.made, ignore_errors=True)
         if isinstance(error, OSError) and error.filename is None and call.folder is not None:  # a logger's, mostly
             raise OSError(error.errno, error.strerror or str(error), str(call.folder)) from error
+        if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
+            first = " ".join(str(error).splitlines()[1:2]).strip()
+            raise UserError(f"the checkpoint does not fit the configuration: {first}\n{_OWN_CONFIGURATION}") from error
         early = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on")
         if not early and not isinstance(error, UserError | MisconfigurationException):
             raise
@@ -252,21 +265,14 @@ class ZooCLI(LightningCLI):
             from zoo.allocator import tune_allocator
 
             tune_allocator()
-        self.checkpoint = None if given.get("ckpt_path") is None else Path(given.ckpt_path)
-        if self.run is not None and self.checkpoint is None:
-            self.checkpoint = self.run.resume if self.subcommand == "fit" else self.run.checkpoint
-            if self.checkpoint is None and self.subcommand != "fit":
-                raise UserError(f"{self.run.folder}: no checkpoint yet; finish it with `lightning fit --run`")
-        if self.checkpoint is not None and not self.checkpoint.is_file():
-            raise UserError(f"--ckpt_path {self.checkpoint}: no such file")
+        self.checkpoint, content = self._find_checkpoint()
         if self.checkpoint is not None:
-            content = read_checkpoint(self.checkpoint)  # refuses what is no checkpoint, in one line
             self.known = known_of_data(content)
             if self.subcommand in ("test", "predict"):
                 run = None if self.run is None else self.run.folder
                 self.calibration, self.calibration_problem = find_calibration(content, run)
-        if self.subcommand == "fit":
-            self._check_start()
+            if self.subcommand == "fit":
+                self._check_start(content)
         self.text = self._config_text()
         self.folder = self._make_folder() if _get_rank() in (None, 0) else None
         self.call.folder = self.folder
@@ -275,19 +281,28 @@ class ZooCLI(LightningCLI):
                 self.call.holding.enter_context(held(self.folder))
             self._place_loggers(self.folder)
 
-    def _check_start(self) -> None:
+    def _find_checkpoint(self) -> tuple[Path | None, dict[str, Any]]:
+        """The caller's checkpoint in a form that Lightning takes, else the run's, and its content."""
+        source = self._given.get("ckpt_path")
+        if source is not None:
+            scratch = self.call.holding.enter_context(tempfile.TemporaryDirectory())
+            return lightning_file(source, Path(scratch))
+        if self.run is None:
+            return None, {}
+        found = self.run.resume if self.subcommand == "fit" else self.run.checkpoint
+        if found is None and self.subcommand != "fit":
+            raise UserError(f"{self.run.folder}: no checkpoint yet; finish it with `lightning fit --run`")
+        return found, {} if found is None else read_checkpoint(found)
+
+    def _check_start(self, content: dict[str, Any]) -> None:
         """A fit is continued from a whole checkpoint, or begun from weights; not both."""
-        source = self._given.init_from.source
-        if self.checkpoint is None:
-            return
+        source, given = self._given.init_from.source, self._given.get("ckpt_path")
         if source is not None and self.run is None:
+            raise UserError(f"--ckpt_path continues a run, --init_from {source} starts one from weights: give one")
+        if "optimizer_states" not in content:
             raise UserError(
-                f"--ckpt_path continues a run, --init_from {source} starts a new fit from weights: give one"
-            )
-        if "optimizer_states" not in read_checkpoint(self.checkpoint):
-            raise UserError(
-                f"--ckpt_path {self.checkpoint}: holds weights alone, there is nothing to continue; "
-                f"--init_from {self.checkpoint} starts a new fit from them"
+                f"--ckpt_path {given or self.checkpoint}: holds weights alone, there is nothing to continue; "
+                f"--init_from {given or self.checkpoint} starts a new fit from them"
             )
 
     def _make_folder(self) -> Path:
@@ -363,7 +378,7 @@ class ZooCLI(LightningCLI):
         for callback in callbacks:
             if isinstance(callback, PredictionWriter | AnomalyMetrics):
                 callback.rule, callback.calibration = rule, self.calibration
-                callback.run = str(self.checkpoint if self.run is None else self.run.folder)
+                callback.run = str(self._given.get("ckpt_path") if self.run is None else self.run.folder)
                 callback.problem = self.calibration_problem
             elif isinstance(callback, Panels):
                 callback.calibration = self.calibration
