@@ -472,7 +472,9 @@ class AnomalyDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Healthy images, shuffled by seed and epoch, resumable in the middle of an epoch."""
         dataset = self.dataset("train")
-        dataset.with_mask, dataset.sources, dataset.volumes, dataset.groups = False, None, None, None
+        dataset.with_mask, dataset.sources, dataset.groups = False, None, None
+        if not (dataset.slices >= 0).any():
+            dataset.volumes = None  # tasks that pair the slices of volumes want to know them; pictures have none
         if self.random_crop is not None and len(self.image_shape) != 3:
             raise UserError("data.random_crop works on 2-D images")
         if self.device_store != "off":

@@ -50,8 +50,7 @@ class DeviceImages(CachedImages):
             "image": image if self._step == 1.0 else image.mul_(self._step).add_(self._low),
             "label": torch.from_numpy(self.labels[chosen]).to(self.device),
             "foreground": self._foreground[where],
-            "id": [self.ids[position] for position in chosen],
-            "subject": [self.subjects[position] for position in chosen],
+            **self.names(chosen),
         }
 
 

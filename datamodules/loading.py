@@ -59,6 +59,18 @@ class CachedImages(Dataset[Batch]):
         """Number of each image's slice in its volume, ``(n,)``; -1 for images that are none."""
         return np.asarray(self.store.slices[self.indices])
 
+    def names(self, chosen: Array) -> Batch:
+        """What says which images these positions are: ``id``, ``subject``, and of volumes ``volume, case, slice``."""
+        named: Batch = {
+            "id": [self.ids[position] for position in chosen],
+            "subject": [self.subjects[position] for position in chosen],
+        }
+        if self.volumes is not None:
+            named["volume"] = [self.volumes[position] for position in chosen]
+            named["case"] = [self.subjects[position] or self.volumes[position] for position in chosen]
+            named["slice"] = torch.from_numpy(self.store.slices[self.indices[chosen]].astype(np.int64))
+        return named
+
     def __getitem__(self, index: int) -> Batch:
         batch = self.__getitems__([index])
         return {key: value[0] for key, value in batch.items()}
@@ -71,13 +83,8 @@ class CachedImages(Dataset[Batch]):
             "image": torch.from_numpy(self.store.image(where)),
             "label": torch.from_numpy(self.labels[chosen]),
             "foreground": torch.from_numpy(self.store.foreground(where)),
-            "id": [self.ids[position] for position in chosen],
-            "subject": [self.subjects[position] for position in chosen],
+            **self.names(chosen),
         }
-        if self.volumes is not None:
-            batch["volume"] = [self.volumes[position] for position in chosen]
-            batch["case"] = [self.subjects[position] or self.volumes[position] for position in chosen]
-            batch["slice"] = torch.from_numpy(self.store.slices[where].astype(np.int64))
         if self.groups is not None:
             batch["group"] = [self.groups[position] for position in chosen]
         if self.with_mask:
