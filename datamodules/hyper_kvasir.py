@@ -31,7 +31,7 @@ from datamodules.records import Record, hash_order, held_out
 Crop = Literal["view", "ccd", "none"]
 
 # folder names of the official release, followed by those of older ones
-_HEALTHY = (("cecum", "normal-cecum"), ("bbps-2-3",))
+_HEALTHY = (("cecum", "normal-cecum"), ("ileum",), ("bbps-2-3",))
 _TRAIN, _TEST = 1600, 500
 
 
@@ -39,9 +39,10 @@ class HyperKvasir(AnomalyDataModule):
     """Healthy colonoscopy frames against polyps with their outlines, RGB.
 
     Layouts: the papers' ``Colon_AD_public`` (``train_set``, ``test_set/normal_test``, ``test_set/abnormal_test``;
-    without outlines) if it is there, otherwise the official ``labeled-images`` and ``segmented-images``: cecum and
-    clean mucosa (bbps-2-3) are divided 1,600 : 500 by hash, all segmented polyps are tested. The papers' own list was
-    never published. Official frames carry no patient: near-copies of one examination can be on both sides (``zoo data
+    without outlines) if it is there, otherwise the official ``labeled-images`` and ``segmented-images``: cecum, ileum
+    and clean mucosa (bbps-2-3; 1,009 + 9 + 1,148 frames) are divided 1,600 : 500 by hash, the 66 beyond are left out,
+    and all 1,000 segmented polyps are tested. The papers' own list was never published: the counts can be met, the
+    frames cannot. Official frames carry no patient: near-copies of one examination can be on both sides (``zoo data
     check`` lists them).
     """
 
@@ -50,7 +51,7 @@ class HyperKvasir(AnomalyDataModule):
         "access": "datasets.simula.no/hyper-kvasir",
         "licence": "CC BY 4.0",
         "layout": "labeled-images segmented-images",
-        "official": {"healthy": 2157, "anomalous": 1000},
+        "official": {"healthy": 2166, "anomalous": 1000},
         "phantom": "hyper_kvasir",
         "phantom_options": {"layout": ("igd",)},
         "config": "data/hyper_kvasir",
