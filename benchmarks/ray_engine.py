@@ -58,16 +58,17 @@ def run_ray(
     largest, gpus = _most(nodes, "CPU", max), _most(nodes, "GPU", max)
     share = max(1, min(cores, largest))
 
-    @ray.remote(max_retries=0)
     def run_one(cell: Cell) -> dict[str, str]:
         return run_local([cell], out.absolute(), limits, 1, lambda *_: None, command, cores=share)
+
+    remote: Any = ray.remote(max_retries=0)(run_one)
 
     def submit(cell: Cell) -> Any:
         wanted = gpus_wanted(cell.config.get("trainer", {}), gpus) if gpus else 0
         if wanted > gpus:
             raise UserError(f"{cell.name} asks for {wanted} GPUs (trainer.devices), the largest node has {gpus}")
         (out / "cells" / cell.name / "progress.json").unlink(missing_ok=True)
-        return run_one.options(num_cpus=share, num_gpus=wanted).remote(cell)
+        return remote.options(num_cpus=share, num_gpus=wanted).remote(cell)
 
     failed: dict[str, str] = {}
     waiting = [cell for cell in cells if not cell.needs]

@@ -3,7 +3,7 @@
 import torch
 from sklearn.covariance import LedoitWolf
 
-from zoo.pretrained.gaussian_density import ledoit_wolf
+from zoo.nn.density import ledoit_wolf
 
 
 def test_covariance_equals_scikit_learn():

@@ -1,4 +1,4 @@
-"""Gaussian mixtures by expectation maximisation, in float64."""
+"""Densities of embeddings in float64: one Gaussian with a shrunk covariance, and mixtures of them."""
 
 import math
 from typing import NamedTuple
@@ -7,9 +7,47 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
+from zoo.nn.fitted import FittedStatistics
+from zoo.nn.processes import gathered
 
 _ITERATIONS = 100
 _TOLERANCE = 1e-4  # of the mean log likelihood, in nats
+
+
+class ShrunkGaussian(FittedStatistics):
+    """One Gaussian with Ledoit and Wolf's covariance, fitted to embeddings that are collected batch by batch."""
+
+    embeddings: Tensor
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self) -> None:
+        super().__init__("embeddings", "mean", "whitening")
+
+    def collect(self, embedded: Tensor) -> None:
+        """Keep the embeddings ``(B, K)`` float64 of a batch."""
+        self.embeddings = torch.cat([self.embeddings, embedded]) if self.embeddings.numel() else embedded
+
+    def finish(self) -> None:
+        """Mean and the inverse Cholesky factor of the shrunk covariance; the embeddings go."""
+        self.embeddings = gathered(self.embeddings)
+        self.mean = self.embeddings.mean(dim=0)
+        factor = torch.linalg.cholesky(ledoit_wolf(self.embeddings - self.mean))
+        identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        self.whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
+        self.embeddings = factor.new_empty(0)
+
+    def distance(self, embedded: Tensor) -> Tensor:
+        """Mahalanobis distance ``(B,)`` float32 of embeddings ``(B, K)`` float64.
+
+        Raises:
+            UserError: nothing was fitted.
+        """
+        if not self.whitening.numel():
+            raise UserError("no density yet: run fit to its end, or load a checkpoint of a finished fit")
+        white = (embedded - self.mean) @ self.whitening.T
+        distance: Tensor = white.norm(dim=1)
+        return distance.float()
 
 
 class Mixture(NamedTuple):

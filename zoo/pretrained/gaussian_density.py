@@ -4,16 +4,12 @@ Rippel et al. 2021, "Modeling the distribution of normal data in pre-trained dee
 the form that MedIAnomaly compares: normalised embeddings of a ResNet-18, covariance shrunk after Ledoit and Wolf.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
-from zoo.nn.density import ledoit_wolf
+from zoo.nn.density import ShrunkGaussian
 from zoo.nn.features import FeatureExtractor
-from zoo.nn.fitted import FittedStatistics
-from zoo.nn.processes import gathered
 
 
 class GaussianDensity(AnomalyModule):
@@ -40,7 +36,7 @@ class GaussianDensity(AnomalyModule):
     small = {"backbone": "tf_efficientnet_lite0", "layer": "blocks.4"}
 
     extractor: FeatureExtractor
-    gaussian: FittedStatistics
+    gaussian: ShrunkGaussian
 
     def __init__(
         self,
@@ -59,11 +55,11 @@ class GaussianDensity(AnomalyModule):
         self.extractor = FeatureExtractor(
             hp["backbone"], (hp["layer"],), weights=hp["weights"], in_channels=self.in_channels
         )
-        self.gaussian = FittedStatistics("embeddings", "mean", "whitening")
+        self.gaussian = ShrunkGaussian()
 
     def stages(self) -> tuple[Stage, ...]:
         """One pass over the training images."""
-        return (Stage("collect", self.collect, self.finish),)
+        return (Stage("collect", self.collect, self.gaussian.finish),)
 
     def embed(self, image: Tensor) -> Tensor:
         """Float64 embeddings ``(B, K)`` of length 1."""
@@ -71,18 +67,7 @@ class GaussianDensity(AnomalyModule):
 
     def collect(self, batch: Batch, batch_idx: int) -> None:
         """Keep the embeddings of a batch."""
-        embedded, stats = self.embed(batch["image"]), self.gaussian
-        stats.embeddings = torch.cat([stats.embeddings, embedded]) if stats.embeddings.numel() else embedded
-
-    def finish(self) -> None:
-        """Mean and the inverse Cholesky factor of the shrunk covariance."""
-        stats = self.gaussian
-        stats.embeddings = gathered(stats.embeddings)
-        stats.mean = stats.embeddings.mean(dim=0)
-        factor = torch.linalg.cholesky(ledoit_wolf(stats.embeddings - stats.mean))
-        identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-        stats.whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
-        stats.embeddings = factor.new_empty(0)
+        self.gaussian.collect(self.embed(batch["image"]))
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mahalanobis distance of the embedding.
@@ -90,7 +75,4 @@ class GaussianDensity(AnomalyModule):
         Raises:
             UserError: the statistics were not fitted.
         """
-        if not self.gaussian.whitening.numel():
-            raise UserError("GaussianDensity has no statistics yet: run fit, or load a checkpoint of a finished fit")
-        white = (self.embed(image) - self.gaussian.mean) @ self.gaussian.whitening.T
-        return Prediction(white.norm(dim=1).float())
+        return Prediction(self.gaussian.distance(self.embed(image)))

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.contrastive import cut_out, jitter_colour, jitter_intensity, nt_xent, projection_head, random_crop_and_turn
-from zoo.nn.density import ledoit_wolf
+from zoo.nn.density import ShrunkGaussian
 from zoo.nn.features import create_backbone
-from zoo.nn.fitted import FittedStatistics
-from zoo.nn.processes import gathered
 
 _STRONG = 4  # classes of strong augmentation
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -86,14 +84,14 @@ class CCD(AnomalyModule):
         width = int(self.trunk.num_features)  # type: ignore[arg-type]  # every timm model has it
         self.projector = projection_head(width, width, 128)
         self.classes = nn.Linear(width, _STRONG)
-        self.gaussian = FittedStatistics("embeddings", "mean", "whitening")
+        self.gaussian = ShrunkGaussian()
         self.mean, self.deviation = (
             nn.Buffer(torch.tensor(values).view(3, 1, 1), persistent=False) for values in (_MEAN, _STD)
         )
 
     def stages(self) -> tuple[Stage, ...]:
         """Learn, then fit the density."""
-        return Stage("optimise", self._contrast), Stage("collect", self._collect, self._fit)
+        return Stage("optimise", self._contrast), Stage("collect", self._collect, self.gaussian.finish)
 
     def embed(self, image: Tensor) -> Tensor:
         """Features ``(B, D)`` of colour images in [0, 1]."""
@@ -134,19 +132,7 @@ class CCD(AnomalyModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
-        found = self.embed(batch["image"].expand(-1, 3, -1, -1)).double()
-        kept = self.gaussian.embeddings
-        self.gaussian.embeddings = torch.cat([kept, found]) if kept.numel() else found
-
-    def _fit(self) -> None:
-        """Mean and the inverse Cholesky factor of the shrunk covariance."""
-        stats = self.gaussian
-        stats.embeddings = gathered(stats.embeddings)
-        stats.mean = stats.embeddings.mean(dim=0)
-        factor = torch.linalg.cholesky(ledoit_wolf(stats.embeddings - stats.mean))
-        identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-        stats.whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
-        stats.embeddings = factor.new_empty(0)
+        self.gaussian.collect(self.embed(batch["image"].expand(-1, 3, -1, -1)).double())
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mahalanobis distance of the features; no map.
@@ -154,10 +140,7 @@ class CCD(AnomalyModule):
         Raises:
             UserError: the density was not fitted.
         """
-        if not self.gaussian.whitening.numel():
-            raise UserError("CCD has no density yet: run fit to its end, or load a checkpoint of a finished fit")
-        offset = self.embed(image.expand(-1, 3, -1, -1)).double() - self.gaussian.mean
-        return Prediction((offset @ self.gaussian.whitening.T).norm(dim=1).float())
+        return Prediction(self.gaussian.distance(self.embed(image.expand(-1, 3, -1, -1)).double()))
 
 
 def strong_copies(image: Tensor, kind: str) -> tuple[Tensor, Tensor]:
