@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,14 @@ def _proportional(pid: int) -> int:
 def kill(process: subprocess.Popen[bytes]) -> None:
     """End a process and all its descendants; the process leads a group of its own."""
     descendants = process_tree(process.pid) if process.poll() is None else []
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for pid in descendants[1:]:  # those that left the group
+    if sys.platform == "win32":  # no groups, no descendants that could be told
+        process.kill()
+    else:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
+        for pid in descendants[1:]:  # those that left the group
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
     process.wait()
 
 

@@ -1,7 +1,5 @@
 """The leaderboard as files: ``leaderboard.csv`` and ``leaderboard.md``. The same bytes each time."""
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from benchmarks.findings import EXPLANATION, conclusions
 from benchmarks.leaderboard import DataSet, Row, datasets_of, is_shown_best, ranks_of, rows_of, shown
 from benchmarks.published import Figure, Published
 from benchmarks.results import Result
-from zoo.files import write_text
+from zoo.files import write_rows, write_text
 from zoo.metrics.shortcuts import STATISTICS
 from zoo.metrics.table import PRIMARY, TABLE, heading
 
@@ -21,28 +19,28 @@ def write_tables(
 ) -> list[Row]:
     """Write ``leaderboard.csv`` (our figures only) and ``leaderboard.md``; ``missing`` as in :func:`rows_of`."""
     rows = rows_of(results, missing)
-    write_text(out / "leaderboard.csv", as_csv(rows))
+    _write_csv(out / "leaderboard.csv", rows)
     write_text(out / "leaderboard.md", as_markdown(name, rows, datasets_of(results), published))
     return rows
 
 
-def as_csv(rows: list[Row]) -> str:
+def _write_csv(path: Path, rows: list[Row]) -> None:
     """``leaderboard.csv``: a line per data set and method."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     names = list(rows[0].means)
     spread = [column for name in names for column in (name, f"{name}_sd")]
     more = (f"{PRIMARY}_low", f"{PRIMARY}_high", "p_against_best", "best")
     audited = ("over_shortcut", "over_shortcut_low", "over_shortcut_high", "beats_shortcuts", "stratified_auroc")
     copies = ("without_copies", "without_copies_low", "without_copies_high", "same_for_all_seeds", "missing")
-    writer.writerow(["dataset", "phantom", "method", "seeds", *spread, *more, *audited, *copies])
+    columns = ["dataset", "phantom", "method", "seeds", *spread, *more, *audited, *copies]
+    lines = []
     for row in rows:
         figures = [_figure(part[name]) for name in names for part in (row.means, row.deviations)]
         bounds = (_figure(row.interval.low), _figure(row.interval.high), _figure(row.p_value))
         last = (row.best, *map(_figure, row.advantage), row.beats_shortcuts, _figure(row.stratified))
         honest = (*map(_figure, row.without_copies), row.repeated, missing_text(row))
-        writer.writerow([row.dataset, row.phantom, row.method, row.seeds, *figures, *bounds, *last, *honest])
-    return stream.getvalue()
+        cells = [row.dataset, row.phantom, row.method, row.seeds, *figures, *bounds, *last, *honest]
+        lines.append(dict(zip(columns, cells, strict=True)))
+    write_rows(path, columns, lines)
 
 
 def _figure(value: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from datamodules.base import AnomalyDataModule
-from datamodules.brain import find_volumes, sources
+from datamodules.brain import find_volumes, sources, what_is_there
 from datamodules.brain.preparing import MODEL_GRID, Unstripped, prepare_slices, prepare_volume, read_volume
 from datamodules.cache import Prepared
 from datamodules.checks import Report
@@ -176,7 +176,8 @@ def _refuse_unknown(key: str, role: str, name: str, sequence: str) -> None:
 def _nothing(root: Path, name: str, sequence: str, problems: list[BadFile] | None = None) -> str:
     if problems:
         return f"{root}: no usable {sequence} volume of {name} below it; first: {problems[0]}"
-    return f"{root}: no {sequence} volume of {name} below it; give the folder of the official tree (`zoo data list`)"
+    told = what_is_there(root, name)
+    return f"{root}: no {sequence} volume of {name} below it, {told}; `zoo data list` shows the official trees"
 
 
 # ---- one source alone, for the commands -----------------------------------------------------------------------------
@@ -240,6 +241,7 @@ def examine(source: DataSet, root: Path) -> Report:
             except BadFile as problem:
                 problems[str(problem)] = None
     if not counts:
-        problems.setdefault(f"{root}: no volume of {source.name} below it", None)
+        told = what_is_there(root, source.name)
+        problems.setdefault(f"{root}: no volume of {source.name} below it, {told}", None)
     notes = [f"{heads} volumes have a skull: strip them, or set data.unstripped strip"] if heads else []
     return Report({"volumes": max(counts.values(), default=0), **counts}, list(problems), notes)

@@ -216,12 +216,28 @@ def read_volume_mask(path: str, shape: tuple[int, ...], affine: Array, oriented:
         values = nib.orientations.apply_orientation(values, turn)
     if values.shape != tuple(shape):
         raise BadFile(path, f"shape {mask.values.shape}, its image has {tuple(shape)}", "give matching files")
+    refuse_apart(path, own, affine, shape, "its image")
+    return marked(Decoded(values, None), colours=False)
+
+
+def refuse_apart(path: str, own: Array, affine: Array, shape: tuple[int, ...], whose: str) -> None:
+    """Refuse a volume whose voxels lie elsewhere than those of another one of the same shape.
+
+    Args:
+        path: of the volume.
+        own: its affine, mm.
+        affine: of the other one.
+        shape: of both.
+        whose: the other one, for the message.
+
+    Raises:
+        BadFile: a corner is more than half a voxel away.
+    """
     corners = np.array(list(product(*((0, side - 1) for side in shape), (1,)))).T
     apart = float(np.abs((own - affine) @ corners).max())
     if apart > 0.5 * float(np.linalg.norm(affine[:3, :3], axis=0).min()):
-        found = f"another place or direction than its image, {apart:.1f} mm apart"
-        raise BadFile(path, found, "resample it to the image's grid")
-    return marked(Decoded(values, None), colours=False)
+        found = f"another place or direction than {whose}, {apart:.1f} mm apart"
+        raise BadFile(path, found, f"resample it to the grid of {whose}")
 
 
 def check_mask(image_path: str, image: Array, mask_path: str, mask: Array) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -64,23 +63,27 @@ def held(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes; the system lets go of it when the process ends, however it does.
 
     Args:
-        folder: exists; the lock is its file ``.lock``.
+        folder: exists; the lock is its file ``.lock``, beside it ``.held-by`` says who has it.
 
     Raises:
         UserError: another process holds it; the message tells which.
         OSError: it cannot be written.
     """
-    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked loader workers do not inherit it
-        except (BlockingIOError, PermissionError):
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise UserError(f"{folder}: in use by {owner}; wait for it or end it") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        lock.flush()
+    from filelock import FileLock, Timeout
+
+    lock, note = FileLock(folder / ".lock"), folder / ".held-by"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = note.read_text(encoding="utf-8") if note.is_file() else "another process"
+        raise UserError(f"{folder}: in use by {owner}; wait for it or end it") from None
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_text(note, f"process {os.getpid()} on {socket.gethostname()} since {since}")
         yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
 
 
 def _remove(path: Path) -> None:
@@ -114,7 +117,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         shared: as of :func:`whole`.
     """
     with whole(path, shared=shared) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
+        writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([plain_cell(column) for column in columns])
         writer.writerows([[plain_cell(row.get(column, "")) for column in columns] for row in rows])
 

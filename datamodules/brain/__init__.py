@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from datamodules.listing import VOLUMES, list_files, shown
 from datamodules.reading import BadFile
 from datamodules.records import Record
 from datamodules.registry import DataSet, cards
@@ -39,3 +40,18 @@ def find_volumes(root: Path, name: str, sequence: str, problems: list[BadFile]) 
     source = importlib.import_module(cards()[name].module)
     for record in source.find(root, sequence, problems):
         yield replace(record, subject=f"{name}:{record.subject}")
+
+
+def what_is_there(root: Path, name: str) -> str:
+    """What a folder holds in which the source called ``name`` finds nothing: some volumes, and who would read them."""
+    found = list_files(root, VOLUMES)
+    if not found:
+        return "there are no volumes"
+    seen = f"{len(found)} other volumes are there, such as {shown(found[0].relative_to(root))}"
+    others = [other for other in sources() if other != name and _reads(root, other)]
+    return f"{seen}; they look like {' or '.join(others)}" if others else f"{seen}; of no known source"
+
+
+def _reads(root: Path, name: str) -> bool:
+    wanted = sources()[name].more["sequences"] or ("t1",)
+    return any(next(find_volumes(root, name, sequence, []), None) is not None for sequence in wanted)

@@ -14,6 +14,7 @@ from datamodules.preprocessing import (
     fae_slices,
     multi_task_brain,
     pad_evenly,
+    refuse_apart,
     simple_brain,
     to_atlas_grid,
 )
@@ -49,9 +50,10 @@ def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Arra
     if source is not None and source.more.get("resampled", False):
         _check_labels(record, np.rint(truth).astype(np.int16), source)
         return volume, affine, _brought_to(np.rint(truth).astype(np.int16), other, volume.shape, affine)
-    if truth.shape != volume.shape or not np.allclose(other[:3, :3], affine[:3, :3], atol=1e-2):
+    if truth.shape != volume.shape:
         found = f"grid {truth.shape}, its image has {volume.shape}"
         raise BadFile(record.mask, found, "give the segmentation of this volume")
+    refuse_apart(record.mask, other, affine, volume.shape, "its image")
     labels = np.rint(truth).astype(np.int16)
     _check_labels(record, labels, source)
     return volume, affine, labels
@@ -118,6 +120,7 @@ def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
         if not np.allclose(frame[:3, :3], affine[:3, :3], atol=1e-2):
             found = f"another voxel size or direction than {Path(record.image).name}"
             raise BadFile(path, found, "give both sequences on one grid")
+        refuse_apart(path, frame, affine, volume.shape, Path(record.image).name)
         volumes.append(other)
     to_zyx = (2, 1, 0)
     sequences = np.stack([one[::-1].transpose(to_zyx) for one in volumes])  # canonical x points right, the paper's left

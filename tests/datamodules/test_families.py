@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import BrainMRI, CovidX, HyperKvasir, MedMNIST, VinDrCXR, phantoms
+from datamodules import BrainMRI, CovidX, HyperKvasir, MedMNIST, VinDrCXR, brain_mri, phantoms
 from datamodules.brain import find_volumes, sources
 from datamodules.brain.preparing import prepare_slices, prepare_volume, read_volume
 from datamodules.covidx import parse_list, version
 from datamodules.phantoms import storage
 from datamodules.reading import BadFile
 from datamodules.records import Record, hash_order, held_out, manifest_hash
+from datamodules.registry import find
 from datamodules.vindr_cxr import ddad_lists, healthy_films, read_boxes, reader_notes
 from zoo.errors import UserError
 
@@ -495,6 +496,21 @@ def test_radiotherapy_scans_of_meningiomas_are_named(tmp_path: Path) -> None:
         f"{tmp_path}/BraTS-MEN-RT-0001-1: a radiotherapy scan of 2024: T1ce alone, with skull; "
         "give the meningiomas of 2023, BraTS-MEN-*"
     )
+
+
+def test_a_folder_of_another_source_is_named(brains: Path) -> None:
+    seen = r"\d+ other volumes are there, such as brats/BraTS20_Training_001/\S+; they look like "
+    with pytest.raises(UserError, match=rf"no t2 volume of brats17 below it, {seen}brats20 or hcp; `zoo data list`"):
+        _brain(brains, test="brats17").setup()
+    shutil.rmtree(brains / "hcp")
+    report = brain_mri.examine(find("isles15"), brains)
+    assert "no volume of isles15 below it" in report.errors[0]
+    assert report.errors[0].endswith("they look like brats20")
+    for path in brains.rglob("*.nii"):
+        path.rename(path.with_name(path.name.replace("BraTS20", "Tumour")))
+    for folder in list((brains / "brats").iterdir()):
+        folder.rename(folder.with_name(folder.name.replace("BraTS20", "Tumour")))
+    assert brain_mri.examine(find("brats20"), brains).errors[0].endswith("of no known source")
 
 
 def test_fourteen_findings_and_none_of_them(tmp_path: Path) -> None:

@@ -133,6 +133,26 @@ def _two_directions(tmp_path: Path) -> Case:
     return lambda: prepare_volume(record, size=(80, 112, 80), unstripped="refuse"), message
 
 
+def _moved(image: nib.Nifti1Image, *millimetres: float) -> nib.Nifti1Image:
+    affine = image.affine.copy()
+    affine[:3, 3] += millimetres
+    return nib.Nifti1Image(np.asarray(image.dataobj), affine)
+
+
+def _two_places(tmp_path: Path) -> Case:
+    path, other = _save(_head(), tmp_path / "t2.nii.gz"), _save(_moved(_head(), 0, 0, 40), tmp_path / "t1.nii.gz")
+    record = Record("x", str(path), companions=(str(other),))
+    message = f"{other}: another place or direction than t2.nii.gz, 40.0 mm apart; resample it to the grid of t2.nii.gz"
+    return lambda: prepare_volume(record, size=(80, 112, 80), unstripped="refuse"), message
+
+
+def _truth_elsewhere(tmp_path: Path) -> Case:
+    path, seg = _segmented(tmp_path, 1)
+    _save(_moved(nib.load(seg), 5, 0, 0), seg)
+    message = f"{seg}: another place or direction than its image, 5.0 mm apart; resample it to the grid of its image"
+    return lambda: read_volume(Record("x", str(path), mask=str(seg))), message
+
+
 def _not_numbers(tmp_path: Path) -> Case:
     values = np.asarray(_head().dataobj).copy()
     values[12, 14, 10] = np.nan
@@ -384,6 +404,8 @@ CASES = [
         _absent_sequence,
         _two_shapes,
         _two_directions,
+        _two_places,
+        _truth_elsewhere,
         _not_numbers,
         _constant,
     ),
