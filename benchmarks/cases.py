@@ -1,4 +1,4 @@
-"""Which test images the report shows, and how: every method's map of the same image side by side."""
+"""Which test cases the report shows, and how: every method's map of the same image side by side."""
 
 import base64
 import io
@@ -25,13 +25,14 @@ WHY = {
 
 
 class Case(NamedTuple):
-    """A test image and what the methods make of it.
+    """A test case (a patient, a volume, an image) and what the methods make of it.
 
     Attributes:
-        name: its id.
+        name: the patient's, the volume's or the image's.
         label: 1 = anomalous.
         why: ``best``, ``worst``, ``disagreement`` or ``by name`` (hash of the name, whatever the result).
-        places: method -> share of the test set that scores lower, ties counted half.
+        places: method -> share of the test cases that score lower, ties counted half; a case's score is that of its
+            most unusual image.
     """
 
     name: str
@@ -40,11 +41,11 @@ class Case(NamedTuple):
     places: dict[str, float]
 
 
-class Picture(NamedTuple):
-    """A case as the page shows it.
+class Slide(NamedTuple):
+    """An image of a case.
 
     Attributes:
-        case: see there.
+        name: its id.
         image: data URL of the input.
         outline: SVG path of the ground truth in units of the image; empty without one.
         size: width and height of the image.
@@ -52,7 +53,7 @@ class Picture(NamedTuple):
         copy_of: training image that it looks like; empty if there is none.
     """
 
-    case: Case
+    name: str
     image: str
     outline: str
     size: tuple[int, int]
@@ -60,12 +61,32 @@ class Picture(NamedTuple):
     copy_of: str
 
 
+class Picture(NamedTuple):
+    """A case as the page shows it.
+
+    Attributes:
+        case: see there.
+        slides: its kept images, in the order of slices.
+        shown: place of the one in the list of cases: that with the largest true anomaly, else the middle one.
+    """
+
+    case: Case
+    slides: list[Slide]
+    shown: int
+
+    def others(self) -> list[dict[str, Any] | None]:
+        """The slides as plain values for the viewer, None for the one that the list shows; empty if it is alone."""
+        if len(self.slides) == 1:
+            return []
+        return [None if place == self.shown else one._asdict() for place, one in enumerate(self.slides)]
+
+
 class Gallery(NamedTuple):
     """Cases of a data set.
 
     Attributes:
         pictures: in the order of the reasons.
-        candidates: number of test images among which they were chosen.
+        candidates: number of test cases among which they were chosen.
         common: methods share a scale: how rare a value is among pixels of healthy images; else each map has its own.
     """
 
@@ -75,15 +96,15 @@ class Gallery(NamedTuple):
 
 
 def choose_cases(cells: dict[str, Result], names: Array, count: int = 2, by_name: int = 4) -> list[Case]:
-    """Choose cases among the images that all cells have kept.
+    """Choose cases among those that all cells have kept.
 
-    An anomalous image is seen well by a method that scores most of the test set lower, a healthy one by a method that
+    An anomalous case is seen well by a method that scores most of the test set lower, a healthy one by a method that
     scores it higher. ``best`` and ``worst`` have the highest and lowest mean over methods, ``disagreement`` the largest
     difference between two methods. Equal ones are ordered by name.
 
     Args:
         cells: a cell of each method, on the same test set.
-        names: ids of the kept images in the order of their hashes, anomalous first.
+        names: of the kept cases in the order of their hashes, anomalous first.
         count: cases of each kind.
         by_name: further cases by hash alone, half of them anomalous.
 
@@ -93,18 +114,22 @@ def choose_cases(cells: dict[str, Result], names: Array, count: int = 2, by_name
     label = {}
     places: dict[str, dict[str, float]] = {str(name): {} for name in names}
     for method, cell in cells.items():
-        ranks = (stats.rankdata(cell.scores["score"]) - 0.5) / len(cell.scores["score"])
-        for name, kind, place in zip(cell.scores["id"], cell.scores["label"], ranks, strict=True):
+        known, owner = np.unique(cell.cases, return_inverse=True)
+        highest, kinds = np.full(len(known), -np.inf), np.zeros(len(known), int)
+        np.maximum.at(highest, owner, cell.scores["score"])
+        np.maximum.at(kinds, owner, cell.scores["label"].astype(int))
+        ranks = (stats.rankdata(highest) - 0.5) / len(known)
+        for name, kind, place in zip(known, kinds, ranks, strict=True):
             if name in places:
                 places[name][method], label[str(name)] = float(place), int(kind)
-    known = sorted(name for name, by_method in places.items() if len(by_method) == len(cells))
-    seen = {name: [p if label[name] else 1 - p for p in places[name].values()] for name in known}
+    kept = sorted(name for name, by_method in places.items() if len(by_method) == len(cells))
+    seen = {name: [p if label[name] else 1 - p for p in places[name].values()] for name in kept}
     mean = {name: round(float(np.mean(values)), 9) for name, values in seen.items()}
     spread = {name: round(max(values) - min(values), 9) for name, values in seen.items()}
     orders = {
-        "best": sorted(known, key=lambda name: (-mean[name], name)),
-        "worst": sorted(known, key=lambda name: (mean[name], name)),
-        "disagreement": sorted(known, key=lambda name: (-spread[name], name)) if len(cells) > 1 else [],
+        "best": sorted(kept, key=lambda name: (-mean[name], name)),
+        "worst": sorted(kept, key=lambda name: (mean[name], name)),
+        "disagreement": sorted(kept, key=lambda name: (-spread[name], name)) if len(cells) > 1 else [],
     }
     chosen: dict[str, str] = {}
     for why, order in orders.items():
@@ -127,34 +152,41 @@ def gallery_of(cells: dict[str, Result], copies: Mapping[str, str]) -> Gallery:
     if not kept:
         return Gallery([], 0, False)
     first = next(iter(kept.values()))
-    names = [name for name in first if name != _SCALE]
+    names = list(dict.fromkeys(str(one[_CASE]) for name, one in first.items() if name != _SCALE))
     pictures = []
     for case in choose_cases({name: cells[name] for name in kept}, np.array(names)):
-        own = first[case.name]
-        maps = {
-            method: _png(found[case.name]["map"], as_map=True) if "map" in found.get(case.name, {}) else None
-            for method, found in kept.items()
-        }
-        outline = _outline(own["truth"]) if "truth" in own else ""
-        height, width = own["input"].shape[:2]
-        pictures.append(
-            Picture(case, _png(own["input"], as_map=False), outline, (width, height), maps, copies.get(case.name, ""))
-        )
+        slides, areas = [], []
+        for name, own in first.items():
+            if name == _SCALE or str(own[_CASE]) != case.name:
+                continue
+            maps = {
+                method: _png(found[name]["map"], as_map=True) if "map" in found.get(name, {}) else None
+                for method, found in kept.items()
+            }
+            height, width = own["input"].shape[:2]
+            outline = _outline(own["truth"]) if "truth" in own else ""
+            image = _png(own["input"], as_map=False)
+            slides.append(Slide(name, image, outline, (width, height), maps, copies.get(name, "")))
+            areas.append(int((own["truth"] > 127).sum()) if outline else 0)
+        shown = int(np.argmax(areas)) if any(areas) else len(slides) // 2
+        pictures.append(Picture(case, slides, shown))
     return Gallery(pictures, len(names), all(_SCALE in found for found in kept.values()))
 
 
-_SCALE = "\0common scale"
+_SCALE, _CASE = "\0common scale", "case"
 
 
 def _pictures(folder: Path) -> dict[str, dict[str, Array]]:
-    """The kept pictures by id; empty if the file is missing or damaged."""
+    """The kept pictures by id, each with its case; empty if the file is missing or damaged."""
     if not gallery_may_be_read(folder / "gallery.npz"):
         return {}
     try:
         with np.load(folder / "gallery.npz") as arrays:
+            cases = arrays["cases"] if "cases" in arrays else arrays["names"]  # older files: every image is one
             found = {
                 str(name): {k: arrays[f"{n}_{k}"] for k in ("input", "truth", "map") if f"{n}_{k}" in arrays}
-                for n, name in enumerate(arrays["names"])
+                | {_CASE: case}
+                for n, (name, case) in enumerate(zip(arrays["names"], cases, strict=True))
             }
             return found | ({_SCALE: {}} if arrays.get("by_healthy_pixels") else {})
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):

@@ -11,16 +11,15 @@ from zoo.metrics.table import PRIMARY, heading
 EXPLANATION = (
     "± is the sample standard deviation over seeds; ‡ marks methods whose seeds all gave the same scores: they have "
     "none. Semi-supervised methods also saw images of unknown health.",
-    "[95 %] is a percentile bootstrap over patients (over images where the data name no patients), stratified by "
-    "class; the bounds are means over seeds.",
+    "[95 %] is a percentile bootstrap over cases (the patient where known, else the volume, else the image), "
+    "stratified by class; the bounds are means over seeds.",
     "p vs highest is DeLong's paired test of the image AUROC, on scores averaged over seeds, against the method with "
-    "the highest mean; patients count as independent (images where the data name no patients); Holm-corrected within "
-    "the data set. The highest mean is not thereby shown to be best: bold are figures of a method that is better than "
-    "every other by this test.",
+    "the highest mean; cases count as independent; Holm-corrected within the data set. The highest mean is not thereby "
+    "shown to be best: bold are figures of a method that is better than every other by this test.",
     "Over shortcut is the AUROC less that of the strongest statistic that needs no learning (brightness, contrast, "
     "filled area, border, sharpness, noise, place of the body, shape, size and compression of the file, distance to "
     "the nearest training image), chosen with its direction on this very test set; the interval is a paired bootstrap "
-    "by patient. † marks methods whose interval does not lie above 0.",
+    "by case. † marks methods whose interval does not lie above 0.",
     "Stratified is the AUROC among images that are alike in that statistic (five bins).",
     "Without copies leaves out test images that look like a training image (correlation of thumbnails): a method may "
     "have memorised them.",

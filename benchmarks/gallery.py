@@ -1,64 +1,119 @@
-"""The gallery: pictures that every cell keeps of the same test images; the report chooses among them."""
+"""The gallery: pictures that every cell keeps of the same test cases; the report chooses among them."""
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from zoo.files import whole
+from zoo.sample import cases_of
 
 Array = NDArray[Any]
 KEPT_PER_CLASS = 32
+IMAGES_OF_A_CASE = 5
 SIDE = 128
 DECADES = 3.0
 
 
-class Gallery(Callback):
-    """Keeps input, truth and map of the same test images for every method, small and in 8 bits (:func:`levels`).
+class Kept(NamedTuple):
+    """An image, or a slice of a volume.
 
-    The images are chosen by a hash of their names, before any result is known: of each class those with the smallest.
+    Attributes:
+        name: its id.
+        slice: in its volume, -1 for an image that is none.
+        label: 1 = anomalous.
+        pictures: ``input``, ``truth`` and ``map``, see :func:`pictures`.
+    """
+
+    name: str
+    slice: int
+    label: int
+    pictures: dict[str, Array]
+
+
+class Gallery(Callback):
+    """Keeps input, truth and map of the same test cases for every method, small and in 8 bits (:func:`levels`).
+
+    The cases are chosen by a hash of their names, before any result is known: of each class those with the smallest. Of
+    a case with many images those with the smallest hashes are kept, and the one with the largest true anomaly.
 
     Args:
         folder: of the cell, where ``gallery.npz`` goes.
-        count: images of each class.
+        count: cases of each class.
     """
 
     def __init__(self, folder: Path, count: int = KEPT_PER_CLASS) -> None:
         self.folder, self.count = folder, count
-        self.kept: dict[int, dict[str, tuple[str, dict[str, Array]]]] = {0: {}, 1: {}}
+        self.kept: dict[int, dict[str, tuple[str, list[Kept]]]] = {0: {}, 1: {}}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep what belongs to the smallest hashes so far."""
-        for row, name in enumerate(batch["id"]):
-            key, part = hashlib.sha256(name.encode()).hexdigest(), self.kept[int(batch["label"][row])]
-            if len(part) < self.count or key < max(part):
-                part[key] = name, pictures(outputs, batch, row)
-                if len(part) > self.count:
-                    del part[max(part)]
+        numbers = batch["slice"].tolist() if "slice" in batch else [-1] * len(batch["id"])
+        for row, case in enumerate(cases_of(batch, batch["id"])):
+            label = int(batch["label"][row])
+            key, part = _hash(case), self.kept[label]
+            if key not in part and len(part) >= self.count and key > max(part):
+                continue
+            images = pictures(outputs, batch, row)
+            new = [
+                Kept(batch["id"][row] + (f"#{depth:03d}" if depth >= 0 else ""), max(numbers[row], depth), label, one)
+                for depth, one in images
+            ]
+            part[key] = case, thinned([*part.get(key, (case, []))[1], *new])
+            if len(part) > self.count:
+                del part[max(part)]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``gallery.npz`` (of the first process)."""
         if not trainer.is_global_zero:
             return
-        chosen = [(name, label, images) for label in (1, 0) for _, (name, images) in sorted(self.kept[label].items())]
-        healthy = [images["map"] for _, label, images in chosen if label == 0 and "map" in images]
-        arrays: dict[str, Any] = {"names": np.array([name for name, _, _ in chosen])}
-        arrays["labels"] = np.array([label for _, label, _ in chosen])
-        arrays["by_healthy_pixels"] = np.array(bool(healthy))
-        for number, (_, _, images) in enumerate(chosen):
-            if "map" in images:
-                images["map"] = levels(images["map"], healthy) if healthy else _greys(images["map"])
-            arrays |= {f"{number}_{kind}": image for kind, image in images.items()}
+        healthy, ill = self.kept[0], self.kept[1]
+        cases = [
+            (name, thinned([*images, *healthy.get(key, (name, []))[1]])) for key, (name, images) in sorted(ill.items())
+        ]
+        cases += [one for key, one in sorted(healthy.items()) if key not in ill]
+        chosen = [(case, image) for case, images in cases for image in images]
+        maps = [one.pictures["map"] for _, one in chosen if one.label == 0 and "map" in one.pictures]
+        arrays: dict[str, Any] = {
+            "names": np.array([one.name for _, one in chosen]),
+            "cases": np.array([case for case, _ in chosen]),
+            "labels": np.array([one.label for _, one in chosen]),
+            "by_healthy_pixels": np.array(bool(maps)),
+        }
+        reference = np.sort(np.concatenate([one.ravel() for one in maps])) if maps else None
+        for number, (_, one) in enumerate(chosen):
+            for kind, picture in one.pictures.items():
+                small = picture
+                if kind == "map":
+                    small = _greys(picture) if reference is None else levels(picture, reference)
+                arrays[f"{number}_{kind}"] = small
         with whole(self.folder / "gallery.npz") as partial:
             np.savez_compressed(partial, **arrays)
 
 
-def levels(values: Array, healthy: list[Array]) -> Array:
+def thinned(images: list[Kept]) -> list[Kept]:
+    """At most :data:`IMAGES_OF_A_CASE`, in the order of slices: the largest true anomaly, then the smallest hashes."""
+    if len(images) > IMAGES_OF_A_CASE:
+        by_hash = sorted(images, key=lambda one: _hash(one.name))
+        first = max(by_hash, key=_true_area)
+        images = [first, *(one for one in by_hash if one is not first)][:IMAGES_OF_A_CASE]
+    return sorted(images, key=lambda one: (one.slice, one.name))
+
+
+def _true_area(one: Kept) -> int:
+    return int((one.pictures["truth"] > 127).sum()) if "truth" in one.pictures else 0
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def levels(values: Array, reference: Array) -> Array:
     """A map in 8 bits on the scale that all methods share: how rare a value is among pixels of healthy images.
 
     ``255 * -log10(share of healthy pixels that are not below) / DECADES``: 0 is below all of them, a third is exceeded
@@ -66,25 +121,34 @@ def levels(values: Array, healthy: list[Array]) -> Array:
 
     Args:
         values: any shape.
-        healthy: maps of healthy images.
+        reference: pixels of maps of healthy images, ascending.
     """
-    reference = np.sort(np.concatenate([one.ravel() for one in healthy]))
     above = reference.size - np.searchsorted(reference, values, "left")
     rare = -np.log10(np.maximum(above, 1e-9) / reference.size)
     return np.rint(255 * np.clip(rare / DECADES, 0, 1)).astype(np.uint8)
 
 
-def pictures(outputs: Any, batch: Any, row: int) -> dict[str, Array]:
+def pictures(outputs: Any, batch: Any, row: int) -> list[tuple[int, dict[str, Array]]]:
     """Input and truth of one image as small 2-D uint8 arrays, each over its own range, and its map in float32.
 
-    Of a volume the slice with the largest true anomaly, else the middle one: the same for every method.
+    Of a 3-D volume several slices: some spread evenly, and the one with the largest true anomaly.
+
+    Returns:
+        list: number of the slice, -1 where the image has none, and the pictures by kind.
     """
     parts = {"input": batch["image"], "map": outputs.anomaly_map, "truth": batch.get("mask")}
     found = {kind: part[row].detach().float().cpu().numpy() for kind, part in parts.items() if part is not None}
-    if found["input"].ndim == 4:
-        sizes = found["truth"].sum((0, 2, 3)) if "truth" in found else np.zeros(1)
-        depth = int(sizes.argmax()) if sizes.any() else found["input"].shape[1] // 2
-        found = {kind: image[:, depth] for kind, image in found.items()}
+    if found["input"].ndim == 3:
+        return [(-1, _small_ones(found))]
+    depth = found["input"].shape[1]
+    chosen = set(np.linspace(0, depth - 1, IMAGES_OF_A_CASE + 2).round().astype(int)[1:-1].tolist())
+    sizes = found["truth"].sum((0, 2, 3)) if "truth" in found else np.zeros(1)
+    if sizes.any():
+        chosen = {*sorted(chosen)[: IMAGES_OF_A_CASE - 1], int(sizes.argmax())}
+    return [(k, _small_ones({kind: image[:, k] for kind, image in found.items()})) for k in sorted(chosen)]
+
+
+def _small_ones(found: dict[str, Array]) -> dict[str, Array]:
     small = {kind: _small(image.mean(0)) for kind, image in found.items()}
     return {kind: image if kind == "map" else _greys(image) for kind, image in small.items()}
 

@@ -31,11 +31,12 @@ class Row(NamedTuple):
         seeds: number of finished seeds.
         means: metric -> mean over seeds; nan where no seed has it.
         deviations: metric -> sample standard deviation over seeds; nan below two seeds.
-        interval: of the image AUROC: 95 % bootstrap over patients (images where unknown), mean of the seeds' bounds.
+        interval: of the image AUROC: 95 % bootstrap over cases (patients, else volumes or images), mean of the seeds'
+            bounds.
         p_value: of the AUROC's difference to the best method of the data set, Holm-corrected; nan for the best.
         best: highest mean image AUROC.
         advantage: of the image AUROC over that of the strongest statistic that needs no learning: paired bootstrap by
-            patient, mean of the seeds' bounds.
+            case, mean of the seeds' bounds.
         beats_shortcuts: the advantage's interval lies above 0.
         stratified: AUROC within quantile bins of that statistic, mean over seeds.
         phantom: generated data.
@@ -87,7 +88,9 @@ class DataSet(NamedTuple):
         phantom: generated data.
         images: number of test images.
         anomalous: number of anomalous ones.
-        patients: number of patients; 0 where the data name none.
+        cases: number of cases: patients where known, else volumes or images.
+        ill: number of cases with any anomalous image.
+        patients: the cases are patients, by the data.
         units: level -> number of its ``units`` and of the ``anomalous`` ones.
         copies: id of a test image -> training image that it looks like; None where the test did not look.
         shortcuts: statistics that need no learning, the strongest first.
@@ -99,7 +102,9 @@ class DataSet(NamedTuple):
     phantom: bool
     images: int
     anomalous: int
-    patients: int
+    cases: int
+    ill: int
+    patients: bool
     units: dict[str, dict[str, int]]
     copies: dict[str, str] | None
     shortcuts: list[Shortcut]
@@ -208,24 +213,24 @@ def _deviation(metric: str, cells: list[Result]) -> float:
 
 def _interval(cell: Result) -> Interval:
     scores, labels = cell.scores["score"], cell.scores["label"].astype(int)
-    return bootstrap_interval(scores, labels, auroc, groups=_patients(cell), resamples=RESAMPLES)
+    return bootstrap_interval(scores, labels, auroc, groups=_cases(cell), resamples=RESAMPLES)
 
 
 def _advantage(cell: Result) -> Interval:
     scores, labels = cell.scores["score"], cell.scores["label"]
     if not _statistics(cell):
         return _NOTHING
-    return advantage(scores, _statistics(cell), labels, groups=_patients(cell), resamples=RESAMPLES)
+    return advantage(scores, _statistics(cell), labels, groups=_cases(cell), resamples=RESAMPLES)
 
 
 def _mean_interval(intervals: list[Interval]) -> Interval:
     return Interval(*(float(np.mean([one[k] for one in intervals])) for k in range(3)))
 
 
-def _patients(cell: Result) -> list[str] | None:
-    """The patient of each image; None where they are unknown or have one image each."""
-    subjects = cell.scores["subject"]
-    return None if (subjects == "").any() or len(set(subjects)) == len(subjects) else list(subjects)
+def _cases(cell: Result) -> list[str] | None:
+    """The case of each image; None where every image is one."""
+    cases = cell.cases
+    return None if len(set(cases)) == len(cases) else list(cases)
 
 
 def _copies(cell: Result) -> Array:
@@ -248,13 +253,13 @@ def _pooled(cells: list[Result]) -> tuple[Array, Array, Array]:
 
 def _against_best(by_method: dict[str, list[Result]], best: str) -> dict[str, float]:
     """Holm-corrected p values of DeLong's test against the best method, on scores averaged over seeds."""
-    reference, patients = _pooled(by_method[best]), _patients(by_method[best][0])
+    reference, cases = _pooled(by_method[best]), _cases(by_method[best][0])
     others = [name for name in by_method if name != best]
     p_values = []
     for name in others:
         ids, labels, ranks = _pooled(by_method[name])
         same = len(ids) == len(reference[0]) and bool((ids == reference[0]).all())
-        test = delong_test(ranks, reference[2], labels, groups=patients) if same else None
+        test = delong_test(ranks, reference[2], labels, groups=cases) if same else None
         p_values.append(_NAN if test is None else test.p_value)
     return {best: _NAN, **dict(zip(others, holm(p_values), strict=True))}
 
@@ -313,7 +318,9 @@ def _dataset(name: str, cells: list[Result]) -> DataSet:
         any(bool(cell.content.get("phantom")) for cell in cells),
         len(labels),
         int(labels.sum()),
-        0 if (subjects == "").any() else len(set(subjects)),
+        len(set(fullest.cases)),
+        len(set(fullest.cases[labels == 1])),
+        not (subjects == "").any(),
         units,
         copies,
         shortcuts,

@@ -11,7 +11,7 @@ from benchmarks.leaderboard import RESAMPLES, DataSet, Row, datasets_of, is_show
 from benchmarks.report import charts_of
 from benchmarks.results import SEMI_SUPERVISED, Result
 from benchmarks.settings import Setting, budget_text, settings_of
-from benchmarks.tables import digits, marks
+from benchmarks.tables import digits, marks, of_cases
 from zoo.files import write_text
 from zoo.metrics.shortcuts import STATISTICS
 from zoo.metrics.table import PRIMARY, TABLE, heading
@@ -247,8 +247,8 @@ def methods_paragraph(rows: list[Row], results: list[Result], datasets: list[Dat
         f"Budget: {latex(budget_text(settings))}." if settings else "",
         f"Batches held {listed([str(size) for size in batches])} images." if batches else "",
         f"Figures are means over {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}.",
-        f"Intervals are 95\\,\\% percentile bootstraps with {RESAMPLES} resamples, stratified by class, by patient "
-        "where patients are known, else by image.",
+        f"Intervals are 95\\,\\% percentile bootstraps with {RESAMPLES} resamples, stratified by class, by case: "
+        "the patient where known, else the volume, else the image.",
         "On every data set the AUROC of each method was compared with the highest by DeLong's paired test on ranks "
         "averaged over seeds, with Holm's correction.",
         "As a control, statistics that need no learning (brightness, contrast, filled area, sharpness, noise, "
@@ -263,10 +263,9 @@ def methods_paragraph(rows: list[Row], results: list[Result], datasets: list[Dat
 
 def _data_text(data: DataSet, settings: list[Setting]) -> str:
     card = next((c for s in settings if s.dataset == data.name and (c := _card_of(s.data_class)) is not None), None)
-    patients = f" of {data.patients} patients" if data.patients else ""
     cited = "" if card is None or card.access == "-" else rf"~\cite{{data:{card.name}}}"
     kind = ", a phantom" if data.phantom else ""
-    return f"{latex(data.name)}{cited} ({data.images} test images{patients}, {data.anomalous} anomalous{kind})"
+    return f"{latex(data.name)}{cited} ({data.images} test images{of_cases(data)}, {data.anomalous} anomalous{kind})"
 
 
 def _size(size: Any) -> str:
@@ -295,7 +294,7 @@ def _software(results: list[Result]) -> str:
 def _checklist(name: str, rows: list[Row], datasets: list[DataSet]) -> str:
     """Topics of CLAIM and Metrics Reloaded, and what of them the run answers."""
     patients = all(data.patients for data in datasets)
-    known = "yes" if patients else "partly: not known for every data set; images count as independent"
+    known = "yes" if patients else "partly: not known for every data set; volumes or images count as independent there"
     levels = "image and pixel" if any("pixel" in data.units for data in datasets) else "image"
     compared = sum(row.seeds > 0 for row in rows) > 1
     topics = {
@@ -308,7 +307,7 @@ def _checklist(name: str, rows: list[Row], datasets: list[DataSet]) -> str:
         "Training: budget, seeds": "yes: methods.tex",
         "Evaluation: metrics that suit the task": f"yes: {levels} level; add those that your task needs",
         "Evaluation: chance level beside metrics that depend on prevalence": "yes: foot of the tables",
-        "Evaluation: uncertainty": f"yes: bootstrap intervals{' by patient' if patients else ''}",
+        "Evaluation: uncertainty": f"yes: bootstrap intervals by {'patient' if patients else 'case'}",
         "Evaluation: tests and correction for their number": "yes: DeLong, Holm" if compared else "no: one method",
         "Evaluation: trivial baselines": "yes: statistics and maps without learning",
         "Evaluation: threshold chosen without test labels": "no: `best_*` are upper bounds; `zoo calibrate` gives one",

@@ -27,8 +27,9 @@ class Result(NamedTuple):
         dataset: name in the benchmark.
         seed: of the run.
         content: its ``metrics.json``.
-        scores: columns of its ``scores.csv``, sorted by id: ``id``, ``subject``, ``label``, ``score``, the statistics
-            that the test knew, and ``copy_of`` where it looked for near-copies of training images.
+        scores: columns of its ``scores.csv``, sorted by id: ``id``, ``subject``, ``case`` (older versions wrote none),
+            ``label``, ``score``, the statistics that the test knew, and ``copy_of`` where it looked for near-copies of
+            training images.
     """
 
     folder: Path
@@ -37,6 +38,16 @@ class Result(NamedTuple):
     seed: int
     content: dict[str, Any]
     scores: dict[str, Array]
+
+    @property
+    def cases(self) -> Array:
+        """The case of each image: the patient where known, else the volume or the image itself."""
+        ids = self.scores["id"]
+        known = self.scores.get("case")
+        if known is not None:
+            return known
+        subjects = self.scores.get("subject", np.full(len(ids), ""))
+        return np.where(subjects == "", ids, subjects)
 
 
 class Reading(NamedTuple):
@@ -104,7 +115,7 @@ def _scores(path: Path) -> dict[str, Array]:
     numbers = {name: np.array([float(row[name]) for row in rows]) for name in ("label", "score", *known)}
     if not np.isfinite(numbers["score"]).all() or not np.isin(numbers["label"], (0, 1)).all():
         raise ValueError("scores must be finite and labels 0 or 1")
-    words = ("id", "subject", *(["copy_of"] if "copy_of" in rows[0] else []))
+    words = ("id", "subject", *(name for name in ("case", "copy_of") if name in rows[0]))
     return {**numbers, **{name: np.array([row[name] for row in rows]) for name in words}}
 
 

@@ -111,11 +111,17 @@ def _markdown_table(
 
 
 def counts_text(data: DataSet) -> str:
-    """Images, patients and prevalence in words."""
-    patients = f" of {data.patients} patients" if data.patients else ""
-    text = f"{data.images} test images{patients}, {data.anomalous} anomalous ({data.anomalous / data.images:.0%})"
+    """Images, cases and prevalence in words."""
+    text = f"{data.images} test images{of_cases(data)}, {data.anomalous} anomalous ({data.anomalous / data.images:.0%})"
     pixels = data.units.get("pixel")
     return text + (f"; {pixels['anomalous'] / pixels['units']:.2%} of the pixels" if pixels else "")
+
+
+def of_cases(data: DataSet) -> str:
+    """Of how many patients or other cases the images are; empty where each is a case of unknown patients."""
+    if data.patients:
+        return f" of {data.cases} patients"
+    return f" of {data.cases} cases ({data.ill} ill)" if data.cases < data.images else ""
 
 
 def missing_text(row: Row) -> str:

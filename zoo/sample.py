@@ -82,6 +82,18 @@ class DataSource(Protocol):
         """Train on and validate with these; None: the split's own again."""
 
 
+def cases_of(batch: Any, names: list[str]) -> list[str]:
+    """The unit that statistics count, of each image: as the batch tells, else the patient, the volume, the image.
+
+    Args:
+        batch: of a loader.
+        names: of its images.
+    """
+    volumes = batch.get("volume") or names
+    subjects = batch.get("subject") or [""] * len(names)
+    return batch.get("case") or [subject or volume for subject, volume in zip(subjects, volumes, strict=True)]
+
+
 def as_sample(batch: Any, built_for: tuple[int, ...]) -> Any:
     """A batch as the methods take it: a dictionary as it is, a tensor as its ``image``, a pair with its ``label``.
 

@@ -85,36 +85,56 @@ for (const table of document.querySelectorAll('main table')) {
 // ---- viewer ----
 
 const viewer = control('viewer'), cases = [...document.querySelectorAll('.case')];
-let place = 0, method = '';
+let place = 0, method = '', slide = -1;  // the slide of a case with several images; -1: the one in the list
+
+const parsed = new Map();
+
+function slidesOf(part) {
+  const kept = part.querySelector('script');
+  if (!parsed.has(part)) parsed.set(part, kept ? JSON.parse(kept.textContent) : [null]);
+  return parsed.get(part);
+}
 
 function show() {
   const part = cases[place], maps = [...part.querySelectorAll('button[data-method]')];
   const chosen = maps.find(button => button.dataset.method === method) ?? maps[0];
+  const slides = slidesOf(part), own = parseInt(part.dataset.shown);
+  const number = slide < 0 || slide >= slides.length ? own : slide, other = slides[number];
   const input = part.querySelector('.input img');
   const caption = chosen.dataset.method ? chosen.closest('figure').querySelector('figcaption').textContent : 'input';
-  control('viewer-title').textContent = `${part.dataset.name} · ${caption}`;
-  control('viewer-input').src = input.src; control('viewer-input').alt = input.alt;
-  const map = control('viewer-map');
-  map.hidden = !chosen.dataset.method;
-  if (chosen.dataset.method) { map.src = chosen.querySelector('img').src; map.alt = chosen.querySelector('img').alt; }
+  const which = slides.length > 1 ? ` · ${other ? other.name : part.dataset.image} (${number + 1} of ${slides.length})` : '';
+  control('viewer-title').textContent = `${part.dataset.name}${which} · ${caption}`;
+  control('viewer-input').src = other ? other.image : input.src; control('viewer-input').alt = input.alt;
+  const map = control('viewer-map'), url = other ? other.maps[chosen.dataset.method] : chosen.querySelector('img').src;
+  map.hidden = !chosen.dataset.method || !url;
+  if (!map.hidden) { map.src = url; map.alt = chosen.querySelector('img').alt; }
   map.style.opacity = control('opacity').value / 100;
   control('viewer-scale').hidden = !part.dataset.common || !chosen.dataset.method;
   const outline = control('viewer-outline');
-  outline.setAttribute('viewBox', `0 0 ${part.dataset.width} ${part.dataset.height}`);
-  outline.firstChild.setAttribute('d', part.dataset.outline);
+  const size = other ? other.size : [part.dataset.width, part.dataset.height];
+  outline.setAttribute('viewBox', `0 0 ${size[0]} ${size[1]}`);
+  outline.firstChild.setAttribute('d', other ? other.outline : part.dataset.outline);
   outline.style.display = control('outline').checked ? '' : 'none';
-  control('viewer-copy').textContent = part.dataset.copy ? `looks like training image ${part.dataset.copy}` : '';
-  state.set('case', place); state.set('map', method);
+  const copied = other ? other.copy_of : part.dataset.copy;
+  control('viewer-copy').textContent = copied ? `looks like training image ${copied}` : '';
+  for (const name of ['previous-image', 'next-image']) control(name).hidden = slides.length < 2;
+  state.set('case', place); state.set('map', method); state.set('image', slides.length > 1 ? number : '');
   remember();
 }
 
-function open(part, name) {
-  place = cases.indexOf(part); method = name;
+function open(part, name, image = -1) {
+  place = cases.indexOf(part); method = name; slide = image;
   show();
   if (!viewer.open) viewer.showModal();
 }
 
-function step(by) { place = (place + by + cases.length) % cases.length; show(); }
+function step(by) { place = (place + by + cases.length) % cases.length; slide = -1; show(); }
+
+function leaf(by) {
+  const part = cases[place], last = slidesOf(part).length - 1;
+  slide = Math.min(Math.max((slide < 0 ? parseInt(part.dataset.shown) : slide) + by, 0), last);
+  show();
+}
 
 function turn(by) {
   const names = [...cases[place].querySelectorAll('button[data-method]')].map(button => button.dataset.method);
@@ -127,13 +147,15 @@ for (const part of cases) for (const button of part.querySelectorAll('button'))
 control('opacity').addEventListener('input', show);
 control('outline').addEventListener('change', show);
 for (const [name, act] of [['previous-case', () => step(-1)], ['next-case', () => step(1)],
+  ['previous-image', () => leaf(-1)], ['next-image', () => leaf(1)],
   ['previous-method', () => turn(-1)], ['next-method', () => turn(1)]]) control(name).addEventListener('click', act);
 viewer.addEventListener('keydown', event => {
   if (event.target.id === 'opacity' && event.key.startsWith('Arrow')) return;
-  const act = { ArrowUp: () => step(-1), ArrowDown: () => step(1), ArrowLeft: () => turn(-1), ArrowRight: () => turn(1) }[event.key];
+  const act = { ArrowUp: () => step(-1), ArrowDown: () => step(1), ArrowLeft: () => turn(-1), ArrowRight: () => turn(1),
+    PageUp: () => leaf(-1), PageDown: () => leaf(1) }[event.key];
   if (act) { event.preventDefault(); act(); }
 });
-viewer.addEventListener('close', () => { state.delete('case'); state.delete('map'); remember(); });
+viewer.addEventListener('close', () => { for (const key of ['case', 'map', 'image']) state.delete(key); remember(); });
 addEventListener('beforeprint', () => document.querySelectorAll('details:not(.raw)').forEach(part => { part.open = true; }));
 
 // ---- what the address says ----
@@ -146,4 +168,4 @@ for (const name of ['dataset', 'metric', 'text']) if (state.get(name)) control(n
 filter();
 if (/^\d+[+-]$/.test(state.get('sort') ?? '')) sort(parseInt(state.get('sort')), state.get('sort').endsWith('-'));
 const wanted = cases[parseInt(state.get('case'))];
-if (wanted) open(wanted, state.get('map') ?? '');
+if (wanted) open(wanted, state.get('map') ?? '', parseInt(state.get('image') || '-1'));

@@ -313,6 +313,53 @@ def test_gallery_chooses_the_same_cases_whatever_the_order():
     assert "disagreement" not in {case.why for case in alone}
 
 
+def test_gallery_and_panels_count_cases(tmp_path):
+    """Slices of a volume are one case: a patient's many slices do not fill gallery and panels."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from benchmarks.gallery import IMAGES_OF_A_CASE, Gallery
+    from zoo.callbacks.panels import Panels
+    from zoo.module import Prediction
+
+    rng = np.random.default_rng(0)
+    gallery, panels = Gallery(tmp_path), Panels(str(tmp_path / "panels"), count=2)
+    for volume in range(6):
+        image = torch.from_numpy(rng.random((12, 1, 8, 8), np.float32))
+        mask = torch.zeros(12, 1, 8, 8, dtype=torch.bool)
+        if volume % 2:
+            mask[5, :, :2], mask[7, :, :5] = True, True
+        batch = {"image": image, "mask": mask, "label": mask.any(3).any(2).any(1).long()}
+        batch |= {"id": [f"v{volume}#{k:03d}" for k in range(12)], "case": [f"v{volume}"] * 12}
+        batch["slice"] = torch.arange(12)
+        outputs = Prediction(image.amax((1, 2, 3)) + volume, image)
+        gallery.on_test_batch_end(None, None, outputs, batch)
+        panels.on_test_batch_end(None, None, outputs, batch, volume)
+    gallery.on_test_epoch_end(SimpleNamespace(is_global_zero=True), None)
+    assert [one.case for one in panels._most] == ["v5", "v4"]
+    assert [one.case for one in panels._least] == ["v0", "v1"]
+    with np.load(tmp_path / "gallery.npz") as kept:
+        cases, names = kept["cases"].tolist(), kept["names"].tolist()
+    assert {case: cases.count(case) for case in cases} == {f"v{k}": IMAGES_OF_A_CASE for k in range(6)}
+    assert {f"v{k}#007" for k in (1, 3, 5)} <= set(names)  # the largest true anomaly of each
+    assert set(cases[:15]) == {"v1", "v3", "v5"}
+    own = [name for name in names if name.startswith("v1#")]
+    assert own == sorted(own)
+
+
+def test_gallery_ranks_cases_by_their_most_unusual_image():
+    columns = {"id": np.array(list("abcdef")), "case": np.array(["p", "p", "q", "q", "r", "s"])}
+    columns |= {"label": np.array([0, 1, 0, 0, 0, 1]), "score": np.array([0.0, 9.0, 5.0, 1.0, 3.0, 4.0])}
+    cases = choose_cases({"m": Result(Path(), "m", "d", 0, {}, columns)}, np.array(["p", "s", "q", "r"]))
+    assert {case.name: (case.label, case.places["m"]) for case in cases} == {
+        "p": (1, 0.875),
+        "q": (0, 0.625),
+        "s": (1, 0.375),
+        "r": (0, 0.125),
+    }
+
+
 def test_estimates_say_what_they_rest_on(config, tmp_path):
     from benchmarks.estimate import estimate
 
@@ -509,6 +556,8 @@ def test_statistics_are_by_patient_and_name_their_shortcut(tmp_path):
         return rows_of([cell])[0]
 
     grouped = row(np.array([f"p{n}" for n in patients]), mean=rng.random(200))
+    volumes = row(np.full(200, ""), case=np.array([f"v{n}" for n in patients]), mean=rng.random(200))
+    assert volumes.interval == grouped.interval  # slices of volumes of unknown patients are no independent cases
     alone = row(np.full(200, ""), mean=rng.random(200))
     assert grouped.interval.high - grouped.interval.low > 2 * (alone.interval.high - alone.interval.low)
     assert alone.beats_shortcuts

@@ -78,11 +78,13 @@ def report(tmp_path_factory):
             (folder / "config.yaml").write_text("data: {init_args: {}}\nmodel: {init_args: {}}\n")
             labels = np.arange(40) % 2
             scores = labels * len(method) / 8 + rng.normal(0, 1, 40)
+            cases = [f"patient{n % 2 + n // 4 * 2}" if dataset == "mine" else f"case{n}" for n in range(40)]
             lines = [
-                f"case{n},,{labels[n]},{scores[n]},{rng.random()},{rng.random()},{rng.random()}" for n in range(40)
+                f"case{n},,{cases[n]},{labels[n]},{scores[n]},{rng.random()},{rng.random()},{rng.random()}"
+                for n in range(40)
             ]
             (folder / "scores.csv").write_text(
-                "\n".join(["id,subject,label,score,mean,deviation,filled", *lines]) + "\n"
+                "\n".join(["id,subject,case,label,score,mean,deviation,filled", *lines]) + "\n"
             )
             content = {"metrics": {"image_auroc": 0.5 + len(method) / 100, "pixel_ap": 0.2}, "phantom": phantom}
             content |= {"fit_seconds": 10.0 * len(method), "images_per_second": 5.0, "parameters": 1000}
@@ -91,7 +93,7 @@ def report(tmp_path_factory):
                 f"{n}_{kind}": rng.integers(0, 255, (64, 64), np.uint8) for n in range(40) for kind in ("input", "map")
             }
             names = np.array([f"case{n}" for n in range(40)])
-            np.savez_compressed(folder / "gallery.npz", names=names, labels=labels, **pictures)
+            np.savez_compressed(folder / "gallery.npz", names=names, cases=np.array(cases), labels=labels, **pictures)
     about = {"name": "a comparison", "published": ["memmc_mae"]}
     (out / "benchmark.json").write_text(json.dumps(about))
     assert write_report([out], out, {"fae--mine--0": "took longer than 1 minutes"}) == {"fae--mine--0"}
@@ -197,6 +199,26 @@ def test_viewer_by_keyboard_and_address(desk, report):
     assert desk.run("return document.querySelectorAll('#board th')[0].ariaSort") == "descending"
     desk.do("POST", "/url", {"url": f"file://{report}"})
     desk.do("POST", "/refresh", {})
+
+
+def test_viewer_steps_through_the_images_of_a_case(desk, report):
+    first = desk.run("return [...document.querySelectorAll('.case')].findIndex(c => c.querySelector('script'))")
+    assert first > 0
+    desk.run(f"document.querySelectorAll('.case')[{first}].querySelector('button[data-method=vae]').click()")
+    title, picture = "return control('viewer-title').textContent", "return control('viewer-map').src"
+    assert "(2 of 2)" in desk.run(title)
+    before = desk.run(picture)
+    desk.press("\ue00e")  # page up: the image before
+    assert "(1 of 2)" in desk.run(title)
+    assert "vae" in desk.run(title)
+    assert desk.run(picture) != before
+    assert desk.run("return location.hash").endswith("&image=0")
+    desk.press("\ue00e")  # there is none before the first
+    assert "(1 of 2)" in desk.run(title)
+    desk.run("control('next-image').click()")
+    assert desk.run(picture) == before
+    desk.press("\ue00c")
+    assert desk.run("return location.hash") == ""
 
 
 def test_tables_as_text(desk):

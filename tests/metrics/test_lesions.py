@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from zoo.metrics.lesions import by_size, candidates, froc
+from zoo.metrics.lesions import Candidates, by_size, candidates, froc, froc_intervals
 
 
 def _image(lesions, found):
@@ -65,6 +65,37 @@ def test_froc_by_hand():
     assert found.healthy == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
     assert found.lesions == 3
     assert all(math.isnan(one) for one in froc([images[1]], ["b"]).sensitivity)
+
+
+def test_intervals_of_froc_draw_whole_cases():
+    """The same as building every resample: cases are drawn with and without lesions apart, with all their images."""
+    rng = np.random.default_rng(3)
+    images, cases = [], []
+    for number in range(24):
+        sizes = [4.0] * int(rng.integers(1, 4)) if number % 2 else []
+        hits = rng.integers(-1, len(sizes), int(rng.integers(0, 6)))
+        images.append(Candidates(rng.integers(0, 9, len(hits)).astype(float).tolist(), hits.tolist(), sizes))
+        cases.append(f"p{number // 3}" if number % 2 else f"h{number // 3}")
+    rates = (0.5, 1.0, 2.0)
+    found = froc_intervals(images, cases, rates, resamples=60, seed=5)
+    names = sorted(set(cases))
+    ill = np.array([name.startswith("p") for name in names])
+    draws = np.random.default_rng(5)
+    by_hand = []
+    for _ in range(60):
+        units = np.concatenate([draws.choice(part, len(part)) for part in (np.flatnonzero(ill), np.flatnonzero(~ill))])
+        drawn = [
+            (image, f"{place}")
+            for place, unit in enumerate(units)
+            for image, case in zip(images, cases, strict=True)
+            if case == names[unit]
+        ]
+        by_hand.append(froc([one for one, _ in drawn], [case for _, case in drawn], rates).sensitivity)
+    low, high = np.quantile(by_hand, [0.025, 0.975], axis=0)
+    assert [one.low for one in found] == pytest.approx(low.tolist())
+    assert [one.high for one in found] == pytest.approx(high.tolist())
+    assert [one.value for one in found] == froc(images, cases, rates).sensitivity
+    assert all(math.isnan(one.low) for one in froc_intervals([Candidates([1.0], [-1], [])], ["a"]))
 
 
 def test_by_size():

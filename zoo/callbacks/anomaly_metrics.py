@@ -24,7 +24,7 @@ from zoo.metrics.protocols import Tested, figures
 from zoo.metrics.ranking import Evaluated
 from zoo.metrics.shortcuts import PIXEL_STATISTICS, STATISTICS, image_statistics
 from zoo.metrics.table import TABLE, Level, Protocol, metrics_of
-from zoo.sample import data_of
+from zoo.sample import cases_of, data_of
 
 
 class _Item(NamedTuple):
@@ -34,6 +34,7 @@ class _Item(NamedTuple):
     label: int
     score: float
     subject: str
+    case: str
     statistics: tuple[float, ...]  # empty outside of a test
     slices: tuple[Array, Array] | None  # scores and labels of a volume's slices
     kept: tuple[Array, Array, Array] | None  # map, mask, foreground ``(1, *S)``, for a paper's protocol alone
@@ -59,9 +60,10 @@ class AnomalyMetrics(Callback):
         results: metrics of the last evaluation.
         intervals: lowest and highest possible value of streamed metrics.
         units: of each level the number of its units and of the anomalous ones: what chance levels rest on.
-        records: of each image of the last evaluation its ``id``, ``subject``, ``label`` and ``score``; after a test
-            the statistics of the shortcut audit too (:data:`zoo.metrics.shortcuts.STATISTICS`; nan where unknown), and
-            ``copy_of``: the training image that it looks like, or empty.
+        records: of each image of the last evaluation its ``id``, ``subject``, ``case``, ``label`` and ``score``, and
+            ``anomaly_score``, as ``predict`` calls the score; after a test the statistics of the shortcut audit too
+            (:data:`zoo.metrics.shortcuts.STATISTICS`; nan where unknown), and ``copy_of``: the training image that it
+            looks like, or empty.
         shortcuts: after a test the pixel metrics of maps that need no method, by their names.
         extra: keys merged into ``metrics.json``.
         rule: of the decisions; set by the command line, as are ``calibration``, ``run`` and ``problem`` (why one that
@@ -165,7 +167,8 @@ class AnomalyMetrics(Callback):
         statistics = [()] * len(scores) if self._audit is None else self._audit.statistics(batch)
         if self._audit is not None:  # a test
             self._keep_cases(outputs, batch, names, scores)
-        rows = zip(names, labels, scores, subjects, statistics, slices, kept, strict=True)
+        cases = cases_of(batch, names)
+        rows = zip(names, labels, scores, subjects, cases, statistics, slices, kept, strict=True)
         self._items += [_Item(*row) for row in rows]
 
     def _keep_cases(self, outputs: Any, batch: Any, names: list[str], scores: list[float]) -> None:
@@ -173,12 +176,11 @@ class AnomalyMetrics(Callback):
         inside = batch.get("foreground")
         found = image_statistics(batch["image"].cpu().numpy(), None if inside is None else inside.cpu().numpy())
         statistics = zip(*(found[name].tolist() for name in PIXEL_STATISTICS), strict=True)
-        volumes = batch.get("volume") or names
-        subjects = batch.get("subject") or [""] * len(names)
-        cases = batch.get("case") or [subject or volume for subject, volume in zip(subjects, volumes, strict=True)]
         groups = batch.get("group") or [""] * len(names)
         lesions = lesion_candidates(outputs, batch, self.calibration)
-        rows = zip(names, cases, batch["label"].tolist(), scores, groups, statistics, lesions, strict=True)
+        rows = zip(
+            names, cases_of(batch, names), batch["label"].tolist(), scores, groups, statistics, lesions, strict=True
+        )
         self._tested += [Image(*row) for row in rows]
         self._with_spacing, self._dims = "spacing" in batch, batch["image"].ndim - 2
 
@@ -213,7 +215,8 @@ class AnomalyMetrics(Callback):
         items, reasons = self._gather()
         self._items = []
         self.records = [
-            {"id": item.name, "subject": item.subject, "label": int(item.label), "score": item.score}
+            {"id": item.name, "subject": item.subject, "case": item.case, "label": int(item.label)}
+            | {"score": item.score, "anomaly_score": item.score}
             | dict(zip(STATISTICS, item.statistics, strict=bool(item.statistics)))
             for item in items
         ]
@@ -309,7 +312,8 @@ class AnomalyMetrics(Callback):
     def _write_scores(self, path: Path) -> None:
         known = [name for name in STATISTICS if all(np.isfinite(row[name]) for row in self.records)]
         known += [] if self.records and "copy_of" not in self.records[0] else ["copy_of"]
-        write_rows(path, ("id", "subject", "label", "score", *known), self.records)
+        columns = ("id", "subject", "case", "label", "score", "anomaly_score", *known)
+        write_rows(path, columns, self.records)
 
     def _print(self) -> None:
         from rich.console import Console

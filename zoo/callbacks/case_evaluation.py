@@ -13,7 +13,7 @@ from zoo.decision.calibration import Calibration
 from zoo.decision.cases import CaseScore, group
 from zoo.decision.decide import FLAGGED, NOT_DECIDED, Decisions, Rule, decide
 from zoo.metrics.clinical import net_benefit, performance
-from zoo.metrics.lesions import BINS, RATES, Candidates, by_size, candidates, froc
+from zoo.metrics.lesions import BINS, RATES, Candidates, by_size, candidates, froc, froc_intervals
 from zoo.metrics.shortcuts import PIXEL_STATISTICS
 from zoo.metrics.statistics import Interval, holm
 
@@ -190,16 +190,18 @@ def _lesions(images: Sequence[Image], spacing: bool, dims: int) -> dict[str, Any
     sizes = [size for _, one in known for size in one.sizes]
     if not sizes:
         return {}
-    curve = froc([one for _, one in known], [case for case, _ in known])
+    found, cases = [one for _, one in known], [case for case, _ in known]
+    curve, intervals = froc(found, cases), froc_intervals(found, cases)
     bins = BINS[dims] if spacing else tuple(float(one) for one in np.unique(np.quantile(sizes, [1 / 3, 2 / 3])))
     content: dict[str, Any] = {
         "lesions": curve.lesions,
         "froc": {"match": "overlap", "rates": list(RATES)}
-        | {"sensitivity": _plain(curve.sensitivity), "at_rates_on_healthy_cases": _plain(curve.healthy)},
+        | {"sensitivity": _plain(curve.sensitivity), "at_rates_on_healthy_cases": _plain(curve.healthy)}
+        | {"intervals_95_percent": [[one.low, one.high] for one in intervals]},
         "lesions_by_size": [
             {"low": one.low, "high": None if math.isinf(one.high) else one.high, "lesions": one.lesions}
             | {"sensitivity": _interval(one.sensitivity)}
-            for one in by_size([one for _, one in known], bins)
+            for one in by_size(found, bins)
         ],
     }
     content["size_unit"] = ("mm2" if dims == 2 else "mm3") if spacing else "pixels of the map"

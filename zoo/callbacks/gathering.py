@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError
 from zoo.metrics.shortcuts import PIXEL_STATISTICS, image_statistics
+from zoo.sample import cases_of
 
 Array = NDArray[Any]
 
@@ -87,8 +88,7 @@ class Gathering:
             self._count += len(maps)
         names = batch.get("id") or [f"{self.rank}:{len(self.rows) + row}" for row in range(len(scores))]
         volumes = batch.get("volume") or names
-        subjects = batch.get("subject") or [""] * len(scores)
-        cases = batch.get("case") or [subject or volume for subject, volume in zip(subjects, volumes, strict=True)]
+        cases = cases_of(batch, names)
         slices = batch["slice"].tolist() if "slice" in batch else [-1] * len(scores)
         sources, groups = batch.get("source") or [""] * len(scores), batch.get("group") or [""] * len(scores)
         columns = zip(names, cases, volumes, slices, sources, scores, statistics, groups, strict=True)

@@ -1,4 +1,4 @@
-"""Pictures of the most and the least anomalous images of a test set."""
+"""Pictures of the most and the least anomalous images of a test set, one a case."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +12,21 @@ from zoo.decision.calibration import Calibration
 from zoo.decision.findings import display_level
 from zoo.decision.overlay import colours
 from zoo.files import whole
-from zoo.sample import data_of
+from zoo.sample import cases_of, data_of
 
 
 class _Case(NamedTuple):
     score: float
     name: str
+    case: str
     label: int | None
     pictures: dict[str, Tensor]  # (C, H, W) on the CPU
 
 
 class Panels(Callback):
-    """Input, reconstruction, anomaly map and ground truth, a row an image; volumes show their most anomalous slice.
+    """Input, reconstruction, anomaly map and ground truth, a row a case.
+
+    Of a case's images the most unusual one is shown, or the least; 3-D volumes show their most anomalous slice.
 
     Args:
         folder: where ``most_anomalous.png`` and ``least_anomalous.png`` go; the command line sets the run's ``panels``.
@@ -50,17 +53,25 @@ class Panels(Callback):
         self._most, self._least = [], []
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Keep the batch's images that belong to the extremes so far."""
         if not self.count:
             return
         scores = outputs.anomaly_score.detach().cpu()
+        names = batch.get("id") or [f"{batch_idx}:{row}" for row in range(len(scores))]
+        cases = cases_of(batch, names)
         order = scores.argsort(stable=True).tolist()
-        for rows, kept, sign in ((order[-self.count :], self._most, -1), (order[: self.count], self._least, 1)):
-            kept += [_case(row, float(scores[row]), outputs, batch) for row in rows]
-            kept.sort(key=lambda case: (sign * case.score, case.name))
-            del kept[self.count :]
+        for rows, kept, sign in ((order[::-1], self._most, -1), (order, self._least, 1)):
+            first: dict[str, int] = {}
+            for row in rows:
+                first.setdefault(cases[row], row)
+            chosen = list(first.values())[: self.count]
+            kept += [_case(row, float(scores[row]), names[row], cases[row], outputs, batch) for row in chosen]
+            best: dict[str, _Case] = {}
+            for one in sorted(kept, key=lambda one: (sign * one.score, one.name)):
+                best.setdefault(one.case, one)
+            kept[:] = list(best.values())[: self.count]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the pictures (of the first process)."""
@@ -76,7 +87,7 @@ class Panels(Callback):
         self._most, self._least = [], []
 
 
-def _case(row: int, score: float, outputs: Any, batch: Any) -> _Case:
+def _case(row: int, score: float, name: str, case: str, outputs: Any, batch: Any) -> _Case:
     tensors = {
         "input": batch["image"],
         "reconstruction": outputs.reconstruction,
@@ -89,8 +100,8 @@ def _case(row: int, score: float, outputs: Any, batch: Any) -> _Case:
         source = pictures.get("anomaly map", pictures["input"])
         depth = int(source.mean(dim=(0, 2, 3)).argmax())
         pictures = {name: picture[:, depth] for name, picture in pictures.items()}
-    names, labels = batch.get("id"), batch.get("label")
-    return _Case(score, names[row] if names else str(row), None if labels is None else int(labels[row]), pictures)
+    labels = batch.get("label")
+    return _Case(score, name, case, None if labels is None else int(labels[row]), pictures)
 
 
 def draw(cases: list[_Case], title: str, path: Path, quantiles: Sequence[float] | None = None) -> None:

@@ -106,15 +106,10 @@ def froc(images: Sequence[Candidates], cases: Sequence[str], rates: Sequence[flo
     ill = {case for case, one in zip(cases, images, strict=True) if one.sizes}
     lesion_scores, wrong, wrong_healthy = [], [], []
     for case, one in zip(cases, images, strict=True):
-        best = [-np.inf] * len(one.sizes)
-        for score, hit in zip(one.scores, one.hits, strict=True):
-            if hit >= 0:
-                best[hit] = max(best[hit], score)
-            else:
-                wrong.append(score)
-                if case not in ill:
-                    wrong_healthy.append(score)
+        best, false = _lesion_scores(one)
         lesion_scores += best
+        wrong += false
+        wrong_healthy += false if case not in ill else []
     count = len(set(cases))
     return Froc(
         tuple(rates),
@@ -122,6 +117,70 @@ def froc(images: Sequence[Candidates], cases: Sequence[str], rates: Sequence[flo
         _curve(lesion_scores, wrong_healthy, count - len(ill), rates),
         len(lesion_scores),
     )
+
+
+def froc_intervals(
+    images: Sequence[Candidates],
+    cases: Sequence[str],
+    rates: Sequence[float] = RATES,
+    *,
+    level: float = 0.95,
+    resamples: int = 500,
+    seed: int = 0,
+) -> list[Interval]:
+    """The curve with percentile bootstraps: whole cases are drawn, as many with and without a lesion as there are.
+
+    Args:
+        images: see :func:`candidates`.
+        cases: of each image.
+        rates: false positives a case.
+        level: of the intervals.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        list: one interval a rate; nan without a lesion.
+    """
+    values = froc(images, cases, rates).sensitivity
+    if np.isnan(values).any():
+        return [Interval(value, value, value) for value in values]
+    names, owner = np.unique(np.asarray(cases, str), return_inverse=True)
+    lesion_scores, lesion_case, wrong, wrong_case = [], [], [], []
+    for case, one in zip(owner.tolist(), images, strict=True):
+        best, false = _lesion_scores(one)
+        lesion_scores += best
+        wrong += false
+        lesion_case += [case] * len(best)
+        wrong_case += [case] * len(false)
+    order = np.argsort(-np.asarray(wrong), kind="stable")
+    falling, wrong_owner = np.asarray(wrong)[order], np.asarray(wrong_case, int)[order]
+    lesions, lesion_owner = np.asarray(lesion_scores), np.asarray(lesion_case, int)
+    ill = np.isin(np.arange(len(names)), lesion_owner)
+    rng = np.random.default_rng(seed)
+    allowed = np.floor(np.asarray(rates) * len(names) + 1e-9)
+    drawn = np.empty((resamples, len(rates)))
+    for row in drawn:
+        units = [rng.choice(part, len(part)) for part in (np.flatnonzero(ill), np.flatnonzero(~ill)) if len(part)]
+        times = np.bincount(np.concatenate(units), minlength=len(names))
+        place = np.searchsorted(np.cumsum(times[wrong_owner]), allowed, side="right")
+        cuts = np.append(falling, -np.inf)[place]
+        weights = times[lesion_owner]
+        row[:] = (weights[:, None] * (lesions[:, None] > cuts)).sum(0) / weights.sum()
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    return [Interval(*map(float, bounds)) for bounds in zip(values, low, high, strict=True)]
+
+
+def _lesion_scores(one: Candidates) -> tuple[list[float], list[float]]:
+    """The highest candidate of each lesion, -inf where none is; and the candidates that match none."""
+    best = [-np.inf] * len(one.sizes)
+    wrong = []
+    for score, hit in zip(one.scores, one.hits, strict=True):
+        if hit >= 0:
+            best[hit] = max(best[hit], score)
+        else:
+            wrong.append(score)
+    return best, wrong
 
 
 def _curve(lesion_scores: list[float], wrong: list[float], cases: int, rates: Sequence[float]) -> list[float]:
