@@ -1,4 +1,4 @@
-"""``zoo data list | phantom | check``: what there is, from the registry."""
+"""``zoo data list | get | phantom | check | cache``: what there is, from the registry."""
 
 import argparse
 import importlib
@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
     if arguments.command == "cache":
         place = default_cache() if arguments.cache_dir is None else Path(arguments.cache_dir).expanduser()
         return integrity.run(place, arguments.action, arguments.older, arguments.to)
+    if arguments.command == "get":
+        return _get(arguments)
     entry = find(arguments.name)
     if arguments.command == "phantom":
         options = {"preset": arguments.preset, "seed": arguments.seed, "workers": arguments.workers}
@@ -114,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     films = ", ".join(name for name, entry in data_sets().items() if "jpeg2000" in entry.phantom_options)
     phantom.add_argument("--jpeg2000", action="store_true", help=f"{films}: compress all films without loss")
     phantom.add_argument("--workers", type=int, default=1, help="processes")
+    get = commands.add_parser("get", help="download what may be downloaded, or print the steps to it")
+    get.add_argument("name", metavar="NAME", help="a data set, one set of a collection, or a collection")
+    get.add_argument("--root", required=True, help="folder of the data")
+    get.add_argument("--accept-licence", "--accept-license", action="store_true", help="you read the terms and agree")
+    get.add_argument("--url", metavar="MIRROR", help="address of a folder with the same files, or of the one file")
+    get.add_argument("--keep", action="store_true", help="keep the archives, in ROOT/.downloads")
+    get.add_argument("--cache_dir", help="where decoded images are kept")
     cache = commands.add_parser("cache", help="what the cache of prepared images holds")
     cache.add_argument("action", nargs="?", default="list", choices=("list", "clean", "verify"))
     cache.add_argument("--older", type=float, metavar="DAYS", help="clean: what was not used for so long")
@@ -186,6 +195,34 @@ def renew(page: Path) -> None:
     write_text(page, f"{before}{start}\n{markdown()}\n{end}{after}")
 
 
+def _get(arguments: argparse.Namespace) -> int:
+    """Fetch, unpack and check.
+
+    Raises:
+        UserError: the terms are not accepted, or nothing usable came.
+    """
+    from datamodules import fetching
+
+    root = Path(arguments.root).expanduser()
+    wanted = fetching.chosen(arguments.name)
+    if not wanted:
+        print(fetching.steps(cards()[arguments.name], root))
+        return 1
+    print(fetching.terms(wanted))
+    if not arguments.accept_licence:
+        raise UserError("nothing was fetched; add --accept-licence if you agree to these terms")
+    fetching.get(wanted, root, arguments.url, arguments.keep)
+    options = {} if arguments.cache_dir is None else {"cache_dir": arguments.cache_dir}
+    failed = 0
+    for one in wanted:
+        for subset in one.subsets or ("",):
+            own = root / subset if subset and (root / subset).is_dir() else root
+            named = {"subset": subset} if subset and own == root else {}
+            failed |= _check(one.entry, own, False, {**options, **named})
+            print(_usage(one.entry, own) + (f" --data.subset {subset}" if named else ""))
+    return failed
+
+
 def _phantom(entry: DataSet, root: Path, options: dict[str, Any]) -> int:
     from datamodules import phantoms
 
@@ -195,12 +232,16 @@ def _phantom(entry: DataSet, root: Path, options: dict[str, Any]) -> int:
         raise UserError(str(error)) from error
     print(f"wrote the phantom of {entry.name} to {root}\ncheck it: zoo data check {entry.name} --root {root}")
     if entry.config:
-        use = home(entry).usage(entry, root) if entry.group else f"--data.root {root}"
-        print(f"use it:   lightning fit --config models/autoencoder --config {entry.config} {use}")
+        print(_usage(entry, root))
     return 0
 
 
-def _check(entry: DataSet, root: Path, as_json: bool, options: dict[str, Any], sheet: Path | None) -> int:
+def _usage(entry: DataSet, root: Path) -> str:
+    use = home(entry).usage(entry, root) if entry.group else f"--data.root {root}"
+    return f"use it:   lightning fit --config models/autoencoder --config {entry.config} {use}"
+
+
+def _check(entry: DataSet, root: Path, as_json: bool, options: dict[str, Any], sheet: Path | None = None) -> int:
     from datamodules.checks import Report
 
     if not root.is_dir():

@@ -100,6 +100,10 @@ class CovidX(AnomalyDataModule):
         "access": "kaggle andyczhao/covidx-cxr2",
         "licence": "that of the eight collections it is made of; lists AGPL-3.0",
         "layout": "train test *.txt",
+        "steps": (
+            "sign in at kaggle.com and open kaggle.com/datasets/andyczhao/covidx-cxr2",
+            "kaggle datasets download -d andyczhao/covidx-cxr2 (or the button Download)",
+        ),
         "official": {},
         "phantom": "covidx",
         "phantom_options": {"layout": ("8A",), "source_shift": (True,)},

@@ -35,6 +35,7 @@ class DataSet:
         access: where the user gets it.
         licence: its terms.
         layout: what the root holds.
+        steps: how a person gets it where a program may not, one sentence each.
         images: ``pictures``, ``slices`` or ``volumes``.
         subject: what one subject is, and how it is known.
         official: number of images, films or cases by part, as published.
@@ -62,6 +63,7 @@ class DataSet:
     layout: str
     images: str
     subject: str
+    steps: tuple[str, ...] = ()
     official: dict[str, int] = field(default_factory=dict)
     phantom: str = ""
     phantom_options: dict[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -48,6 +48,10 @@ class VinDrCXR(AnomalyDataModule):
         "access": "physionet.org/content/vindr-cxr",
         "licence": "PhysioNet credentialed health data licence",
         "layout": "train test annotations",
+        "steps": (
+            "sign up at physionet.org, complete its CITI training and ask for credentialed access",
+            "sign the agreement at physionet.org/content/vindr-cxr/1.0.0 and fetch the files with the wget line there",
+        ),
         "official": {"train films": 15000, "test films": 3000},
         "phantom": "vindr_cxr",
         "phantom_options": {"jpeg2000": (True,)},

@@ -5,6 +5,10 @@ card = {
     "access": "synapse.org syn21343101",
     "licence": "by registration, terms of the challenge",
     "layout": "abdom_train/*.nii.gz",
+    "steps": (
+        "sign in at synapse.org and join the challenge syn21343101",
+        "fetch abdom_train.zip from its files",
+    ),
     "official": {"volumes": 550},
     "phantom": "mood_abdomen",
     "images": "volumes",

@@ -9,6 +9,10 @@ card = {
     "access": "kaggle awsaf49/brats2020",
     "licence": "registration; research only",
     "layout": "BraTS20_Training_*",
+    "steps": (
+        "sign in at kaggle.com and open kaggle.com/datasets/awsaf49/brats20-dataset-training-validation",
+        "fetch the training data; the terms are those of the challenge",
+    ),
     "official": {"volumes": 369},
     "phantom": "brats20",
     "config": "data/brats20",

@@ -9,6 +9,10 @@ card = {
     "access": "synapse.org syn25829067",
     "licence": "registration; research only",
     "layout": "BraTS2021_*",
+    "steps": (
+        "sign in at synapse.org, register for the challenge syn25829067 and wait for the approval",
+        "fetch the training data of task 1",
+    ),
     "official": {"volumes": 1251},
     "phantom": "brats",
     "config": "data/brats21",

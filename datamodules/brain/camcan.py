@@ -12,6 +12,10 @@ card = {
     "access": "camcan-archive.mrc-cbu.cam.ac.uk",
     "licence": "by application, research only",
     "layout": "sub-CC*/anat/sub-CC*_T1w*.nii.gz, skull-stripped",
+    "steps": (
+        "apply at camcan-archive.mrc-cbu.cam.ac.uk/dataaccess with your institution and purpose",
+        "fetch the anatomical images that the letter of approval names",
+    ),
     "official": {},
     "phantom": "camcan",
     "config": "data/brain_mri",

@@ -14,6 +14,10 @@ card = {
     "access": "humanconnectome.org (terms of use)",
     "licence": "Open Access Data Use Terms, accepted by each person",
     "layout": "<id>/T1w/T2w_acpc_dc_restore_brain.nii.gz",
+    "steps": (
+        "register at db.humanconnectome.org (ConnectomeDB) and accept the Open Access Data Use Terms",
+        "fetch the package Structural Preprocessed of the subjects",
+    ),
     "official": {"volumes": 1113},
     "phantom": "hcp",
     "config": "data/brats17",

@@ -12,6 +12,10 @@ card = {
     "access": "synapse.org syn21343101",
     "licence": "by registration, terms of the challenge",
     "layout": "brain_train/*.nii.gz",
+    "steps": (
+        "sign in at synapse.org and join the challenge syn21343101",
+        "fetch brain_train.zip from its files",
+    ),
     "official": {"volumes": 800},
     "phantom": "mood_brain",
     "config": "data/brain_mri",

@@ -20,7 +20,7 @@ train and use a method
   calibrate --run runs/NAME --healthy DIR    decide by healthy cases that training never saw; --check DIR tries them
 look around
   models [NAME]                      methods: family, paper, year, needs
-  data list | phantom | check        data sets: expected files, generated stand-ins, examination
+  data list | get | phantom | check  data sets: expected files, download, generated stand-ins, examination
 compare
   benchmark CONFIG --out DIR         methods x data sets x seeds, resumable
   report DIR ...                     tables and page of benchmark folders; the page of one run
