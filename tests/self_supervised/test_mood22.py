@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 import zoo
-from zoo.self_supervised.mood22 import soft_weight
+from zoo.synthetic.shapes import soft_weight
 
 
 def smooth(*shape):

@@ -108,6 +108,35 @@ def conv_decoder(
     )
 
 
+def pooled_autoencoder(in_channels: int, image_size: tuple[int, ...], width: int) -> nn.Sequential:
+    """Autoencoder of four max-poolings without skips, two 3x3 convolutions with batch norm and ReLU at each level.
+
+    Args:
+        in_channels: image channels.
+        image_size: ``(H, W)``, multiples of 16.
+        width: channels of the first level; the next ones have 2, 4, 8 and 8 times as many.
+
+    Raises:
+        UserError: an image size that does not divide.
+    """
+    check_divisible(image_size, 16, "an autoencoder of four halvings")
+    falling = [width * multiple for multiple in (1, 2, 4, 8, 8)]
+    layers: list[nn.Module] = []
+
+    def level(source: int, target: int) -> None:
+        for before in (source, target):
+            layers.extend([nn.Conv2d(before, target, 3, padding=1), nn.BatchNorm2d(target), nn.ReLU()])
+
+    level(in_channels, width)
+    for source, target in itertools.pairwise(falling):
+        layers.append(nn.MaxPool2d(2))
+        level(source, target)
+    for source, target in itertools.pairwise(falling[::-1]):
+        layers.append(nn.Upsample(scale_factor=2, mode="bilinear"))
+        level(source, target)
+    return nn.Sequential(*layers, nn.Conv2d(width, in_channels, 3, padding=1))
+
+
 class DenseAutoencoder(nn.Module):
     """Convolutional autoencoder with a dense bottleneck, the image baseline of Meissen et al. 2022 (after Baur 2021).
 

@@ -163,6 +163,23 @@ class UNet(nn.Module):
         out: Tensor = self.heads[-1](x)
         return out
 
+    def fix_dropout(self, samples: int) -> None:
+        """Draw the channels that :meth:`monte_carlo` drops, once for all images and calls; no part of a state dict.
+
+        Args:
+            samples: number of passes.
+        """
+        kept = self.draw_kept(samples, torch.Generator().manual_seed(0))
+        self.kept_above, self.kept_below = (nn.Buffer(factors, persistent=False) for factors in kept)
+
+    def monte_carlo(self, x: Tensor) -> Tensor:
+        """Passes ``(n, B, out_channels, *S)`` under the fixed dropout; one pass without, where none was fixed."""
+        shallow = self.shallow(x)
+        if not hasattr(self, "kept_above"):
+            return self.deep(shallow)[None]
+        passes = zip(self.kept_above, self.kept_below, strict=True)
+        return torch.stack([self.deep(shallow, kept) for kept in passes])
+
     def draw_kept(self, count: int, generator: torch.Generator) -> list[Tensor]:
         """Dropout drawn ahead: ``(count, channels)`` factors, 0 or ``1 / (1 - dropout)``, of each of the two stages."""
         widths = [stage[-1].conv.out_channels for stage in self.encoder[-2:]]  # type: ignore[index]

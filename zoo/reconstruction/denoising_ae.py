@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.schedules import cosine
 from zoo.nn.weight_standardised_unet import WeightStandardisedUNet
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_map
@@ -96,9 +97,7 @@ class DenoisingAutoencoder(AnomalyModule):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=hp["lr"], weight_decay=hp["weight_decay"], amsgrad=True
         )
-        steps = max(1, math.ceil(self.optimise_batches / self.trainer.accumulate_grad_batches))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return cosine(optimizer, math.ceil(self.optimise_batches / self.trainer.accumulate_grad_batches))
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Filtered absolute error inside the eroded foreground."""

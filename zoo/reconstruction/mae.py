@@ -17,6 +17,7 @@ from zoo.checkpoints.transfer import transfer
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction
 from zoo.nn.masked_vit import MAENetwork, masked_mse, normalise_patches, random_resized_crop, schedule
+from zoo.nn.schedules import each_step
 from zoo.nn.vit import Masking, patchify, random_masking, unpatchify
 from zoo.scoring.ms_ssim import ms_ssim, ms_ssim_error_map
 
@@ -191,7 +192,7 @@ class MaskedAutoencoder(AnomalyModule):
         warmup = min(self.hparams["warmup_epochs"] * per_epoch, total / 2)
         # counted from 1: the first step must not be lost to a rate of 0
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step + 1, warmup, total + 1))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return each_step(optimizer, scheduler)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstructions under the fixed masks, seeds on the batch axis of one forward pass.

@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PoolingRule = Literal["mean", "max", "top_q"]
@@ -46,6 +47,16 @@ def pool_map(
     threshold = _quantile(values, counted, 1.0 - q)
     above = counted & (values > threshold)
     return torch.where(above.any(dim=1), _masked_mean(values, above), threshold.squeeze(1))
+
+
+def largest_average(anomaly_map: Tensor, side: int) -> Tensor:
+    """Largest mean over squares, zeros beyond the border: ``(B, 1, H, W)`` -> ``(B,)``.
+
+    Args:
+        anomaly_map: larger = more anomalous.
+        side: of the squares in pixels, odd.
+    """
+    return F.avg_pool2d(anomaly_map, side, stride=1, padding=side // 2).amax(dim=(1, 2, 3))
 
 
 def _masked_mean(values: Tensor, counted: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.contrastive import cut_out, jitter_colour, jitter_intensity, nt_xent, projection_head, random_crop_and_turn
 from zoo.nn.density import ShrunkGaussian
 from zoo.nn.features import create_backbone
+from zoo.nn.schedules import cosine, trained
 
 _STRONG = 4  # classes of strong augmentation
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -126,10 +127,8 @@ class CCD(AnomalyModule):
     def configure_optimizers(self) -> Any:
         """SGD with momentum and a cosine to a thousandth."""
         lr = self.hparams["lr"]
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=self.hparams["weight_decay"])
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1), lr * 1e-3)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimizer = torch.optim.SGD(trained(self), lr=lr, momentum=0.9, weight_decay=self.hparams["weight_decay"])
+        return cosine(optimizer, self.optimise_batches, lr * 1e-3)
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         self.gaussian.collect(self.embed(batch["image"].expand(-1, 3, -1, -1)).double())

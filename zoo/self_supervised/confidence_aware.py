@@ -8,31 +8,27 @@ the sources at hand. What is inferred is marked so below.
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.callbacks.uncertainty import UncertaintyCurves
 from zoo.module import Batch, Prediction, batch_generator
-from zoo.nn.unet import UNet
 from zoo.scoring.pooling import PoolingRule
-from zoo.self_supervised._segmenter import SyntheticSegmenter
+from zoo.self_supervised._segmenter import UNetSegmenter
 from zoo.synthetic.raters import RaterLaw
-from zoo.synthetic.strategy import RatedTask, equalise_histogram, rated_batch
+from zoo.synthetic.strategy import RatedTask, equalise_histogram, like_tasks, rated_batch
 
 
-class ConfidenceAware(SyntheticSegmenter):
+class ConfidenceAware(UNetSegmenter):
     """Confidence-aware detector trained by probabilistic Poisson image interpolation (P-PII).
 
     Stated (authors' generator): number of anomalies, raters, discs, gain, mixed gradients, averaging, label = ten times
     the change, spread of the raters as a second label; histogram equalisation. Inferred: the U-Net and its two heads
     (logit, log-spread), the loss, Monte-Carlo dropout, the cut of labels and images to [0, 1], the share of clean
-    images.
+    images, pooling to the score, optimiser.
 
     Args:
-        image_size: (H, W), multiples of ``2 ** depth``.
-        in_channels: image channels.
         task: what happens inside a rater's disc: ``mixed`` gradients (stated), or another task of the library under the
             same strategy, see :mod:`zoo.synthetic.strategy`.
         anomalies: lowest and highest number of anomalies (stated: 10 to 19).
@@ -40,14 +36,13 @@ class ConfidenceAware(SyntheticSegmenter):
         gain: lowest and highest factor of the source's gradients (stated: 10 to 19).
         clean: share of training images without anomalies (inferred).
         equalise: equalise the histogram of every image (stated; the algorithm is inferred: 64 levels, whole image).
-        depth: halvings of the U-Net (inferred).
-        width: channels of its first stage (inferred).
         dropout: channel dropout on the two deepest stages (inferred).
         samples: Monte-Carlo passes at prediction; 1 without dropout (inferred).
         confidence: the map is the mean probability minus ``confidence`` times the uncertainty; 0 the mean (inferred).
-        score: how the map becomes a score (inferred: mean).
+        max_width: largest number of channels of the U-Net.
+        score: how the map becomes a score.
         score_fraction: share of pixels for ``top_q``.
-        lr: of Adam, falling to 1e-6 along a cosine (inferred).
+        **unet: arguments of :class:`~zoo.self_supervised._segmenter.UNetSegmenter`.
     """
 
     reference = {
@@ -59,52 +54,35 @@ class ConfidenceAware(SyntheticSegmenter):
     tiny = {"image_size": 32, "depth": 3, "width": 4, "samples": 2, "anomalies": (1, 3), "raters": (1, 2)}
     small = {"depth": 3, "width": 8, "samples": 4}
 
-    network: UNet
-    kept_above: Tensor
-    kept_below: Tensor
-
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         task: RatedTask = "mixed",
         anomalies: tuple[int, int] = (10, 19),
         raters: tuple[int, int] = (1, 9),
         gain: tuple[int, int] = (10, 19),
         clean: float = 0.1,
         equalise: bool = True,
-        depth: int = 5,
-        width: int = 32,
         dropout: float = 0.2,
         samples: int = 10,
         confidence: float = 0.0,
+        max_width: int = 512,
         score: PoolingRule = "mean",
         score_fraction: float = 0.25,
-        lr: float = 1e-3,
+        **unet: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(max_width=max_width, score=score, score_fraction=score_fraction, **unet)
 
     @property
     def trained_tasks(self) -> tuple[str, ...]:
         """Both blends, or the task under the raters."""
-        own = {"sink": "sink", "push": "source", "intensity": "smooth_intensity"}.get(self.hparams["task"])
-        return ("intra_blend", "inter_blend") if own is None else (own,)
+        return like_tasks(self.hparams["task"])
 
     def build(self) -> None:
         """Create the U-Net with its two heads."""
-        self.network = UNet(
-            self.image_size,
-            self.in_channels,
-            depth=self.hparams["depth"],
-            width=self.hparams["width"],
-            positions=0,
-            out_channels=2,
-            dropout=self.hparams["dropout"],
-        )
+        self.network = self.unet(out_channels=2, dropout=self.hparams["dropout"])
         if self.hparams["samples"] > 1:
-            kept = self.network.draw_kept(self.hparams["samples"], torch.Generator().manual_seed(0))
-            self.kept_above, self.kept_below = (nn.Buffer(factors, persistent=False) for factors in kept)
+            self.network.fix_dropout(self.hparams["samples"])
 
     def prepare(self, image: Tensor) -> Tensor:
         """``(B, C, H, W)`` cut to [0, 1], equalised if asked for."""
@@ -127,36 +105,13 @@ class ConfidenceAware(SyntheticSegmenter):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
         return loss
 
-    def locate(self, prepared: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.network(prepared)[:, :1].float()
-        return logits
-
     def configure_callbacks(self) -> list[Callback]:
         """A test also says whether the error falls when the most uncertain pixels are left out."""
         return [UncertaintyCurves()] if self.hparams["confidence"] == 0 else []
 
-    def configure_optimizers(self) -> Any:
-        """Adam with a cosine to 1e-6 over the fit."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.hparams["lr"])
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1), 1e-6)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
-        """Mean probability over dropout masks; uncertainty: their variance and the predicted spread, added.
-
-        The masks are the same for every image and call.
-        """
-        shallow = self.network.shallow(self.prepare(image))
-        masks = zip(self.kept_above, self.kept_below, strict=True) if self.hparams["samples"] > 1 else [None]
-        probabilities, spreads = [], []
-        for kept in masks:
-            logit, raw_spread = self.network.deep(shallow, kept).float().chunk(2, dim=1)
-            probabilities.append(logit.sigmoid())
-            spreads.append(F.softplus(raw_spread))
-        probability, spread = torch.stack(probabilities), torch.stack(spreads).mean(0)
-        mean = probability.mean(0)
+        """Mean probability over dropout masks, always the same; uncertainty: their variance and the spread, added."""
+        logits, raw_spreads = self.network.monte_carlo(self.prepare(image)).float().chunk(2, dim=2)
+        probability, spread = logits.sigmoid(), F.softplus(raw_spreads).mean(0)
         uncertainty = (probability.var(0, correction=0) + spread**2).sqrt()
-        anomaly_map = mean - self.hparams["confidence"] * uncertainty
-        return Prediction(None, anomaly_map, None, uncertainty)
+        return Prediction(None, probability.mean(0) - self.hparams["confidence"] * uncertainty, None, uncertainty)

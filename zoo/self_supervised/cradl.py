@@ -17,6 +17,7 @@ from zoo.nn.convolutional import check_divisible
 from zoo.nn.density import Mixture, fit_mixture, log_density
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.processes import gathered
+from zoo.nn.schedules import cosine
 from zoo.scoring.smoothing import gaussian_blur
 
 _HELD_OUT = 10  # every tenth representation chooses the number of components
@@ -98,8 +99,7 @@ class CRADL(AnomalyModule):
         """Adam with a cosine."""
         parameters = [*self.encoder.parameters(), *self.projector.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=self.hparams["lr"])
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return cosine(optimizer, self.optimise_batches)
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         found = self.encoder(batch["image"]).double()

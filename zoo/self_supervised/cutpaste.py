@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.module import AnomalyModule, Batch, Prediction, Stage, batch_generator
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.processes import total
+from zoo.nn.schedules import cosine
 
 
 class CutPaste(AnomalyModule):
@@ -135,8 +136,7 @@ class CutPaste(AnomalyModule):
         optimizer = torch.optim.SGD(
             self.parameters(), lr=self.hparams["lr"], momentum=0.9, weight_decay=self.hparams["weight_decay"]
         )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return cosine(optimizer, self.optimise_batches)
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mahalanobis distance of the trunk's features; no map. Zero until the density is fitted, at the end."""

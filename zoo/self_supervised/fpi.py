@@ -8,39 +8,32 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.module import Batch
 from zoo.nn.residual import WideResidualSegmenter
 from zoo.sample import DataSource
-from zoo.scoring.pooling import PoolingRule
-from zoo.self_supervised._segmenter import SyntheticSegmenter
-from zoo.synthetic.rectangles import draw_square
+from zoo.self_supervised._segmenter import ResidualSegmenter
+from zoo.synthetic.rectangles import mix_squares
+from zoo.synthetic.sources import SameSlices
 from zoo.synthetic.strategy import RatedTask, equalise_own_range, rated_batch
 
-Array = NDArray[Any]
 
-
-class ForeignPatchInterpolation(SyntheticSegmenter):
+class ForeignPatchInterpolation(ResidualSegmenter):
     """Foreign patch interpolation (FPI).
 
     Each image gets a patch of another one at the same place: of the same slice of another volume, else of the next
     image of the batch. Label: the weight of the foreign patch where it differs from the own pixels.
 
     Args:
-        image_size: (H, W), multiples of ``2 ** (len(widths) - 1)``.
-        in_channels: image channels.
-        widths: channels of the wide residual encoder; the paper: 64, 128, 256, 256, 256.
         layout: of the network, see :class:`~zoo.nn.residual.WideResidualSegmenter`; files from before this option
             are ``headed``.
         core: central share of the image in which patches lie: 0.5 for brains, 0.8 for chest and abdomen.
         tolerance: smallest difference that counts as a change.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
             equalised, patches moved, gradients scaled up and raters averaged; places, sizes and label are then its own.
-        score: how the map becomes a score; mean is the common choice, the paper scores subjects.
-        score_fraction: share of pixels for ``top_q``.
-        lr: of Adam.
+        **residual: arguments of :class:`~zoo.self_supervised._segmenter.ResidualSegmenter`; ``lr`` is constant; the
+            paper scores subjects.
     """
 
     reference = {
@@ -56,37 +49,26 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
 
     rated_task: ClassVar[RatedTask] = "linear"
 
-    network: WideResidualSegmenter
-
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        widths: tuple[int, ...] = (64, 128, 256, 256, 256),
         layout: Literal["original", "headed"] = "original",
         core: float = 0.8,
         tolerance: float = 1e-3,
         strategy: bool = False,
-        score: PoolingRule = "mean",
-        score_fraction: float = 0.25,
-        lr: float = 1e-3,
+        **residual: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**residual)
 
     def build(self) -> None:
         """Create the network."""
         widths, layout = tuple(self.hparams["widths"]), self.hparams["layout"]
         self.network = WideResidualSegmenter(self.in_channels, self.image_size, widths, layout=layout)
-        self._healthy: Any = None  # the training images, to take partners from
-        self._same_slice: dict[int, Array] = {}
+        self._same_slices = SameSlices(None)
 
     def prepare_fit(self, data: DataSource | None) -> None:
         """Note which training images are the same slice of other volumes."""
-        images = None if data is None or not hasattr(data, "dataset") else data.dataset("train")
-        slices = getattr(images, "slices", np.empty(0, int))
-        self._healthy = images
-        self._same_slice = {int(one): np.flatnonzero(slices == one) for one in np.unique(slices[slices >= 0])}
+        self._same_slices = SameSlices(None if data is None or not hasattr(data, "dataset") else data.dataset("train"))
 
     def altered(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, ...]:
         """Each image mixed with its partner."""
@@ -95,15 +77,9 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
 
     def _partners(self, batch: Batch, image: Tensor, rng: np.random.Generator) -> Tensor | None:
         """The same slices of other volumes, ``(B, C, H, W)`` prepared; None where the images are no slices."""
-        if not self._same_slice or "slice" not in batch:
+        if not self._same_slices.of_slice or "slice" not in batch:
             return None
-        chosen = []
-        for number, volume in zip(batch["slice"].tolist(), batch["volume"], strict=True):
-            candidates = self._same_slice[number]
-            own = [self._healthy.volumes[position] == volume for position in candidates]
-            others = candidates[~np.array(own)]
-            chosen.append(int(rng.choice(others if len(others) else candidates)))
-        found = self._healthy.__getitems__(chosen)["image"]
+        found: Tensor = self._same_slices.draw(batch["slice"].tolist(), batch["volume"], rng)
         return self.prepare(self.to_expected(found.to(image.device)))
 
     def prepare(self, image: Tensor) -> Tensor:
@@ -131,19 +107,8 @@ class ForeignPatchInterpolation(SyntheticSegmenter):
         """Each image is mixed with one of ``others``, else with the next one, wherever the foreground is."""
         if self.hparams["strategy"]:
             return rated_batch(image, rng, task=self.rated_task)[:2]
-        size = (int(image.shape[2]), int(image.shape[3]))
         others = image.roll(-1, 0) if others is None else others
-        altered, label = image.clone(), torch.zeros_like(image[:, :1])
-        low = torch.minimum(image.amin((1, 2, 3)), others.amin((1, 2, 3)))
-        high = torch.maximum(image.amax((1, 2, 3)), others.amax((1, 2, 3)))
-        for number in range(len(image)):
-            box, alpha = draw_square(rng, size, self.hparams["core"]).slices(), float(rng.uniform(0.05, 0.95))
-            own = image[number, :, *box]
-            mixed = self.interpolate(own, others[number, :, *box], alpha, (low[number], high[number]))
-            altered[number, :, *box] = mixed
-            changed = (mixed - own).abs().mean(0) > self.hparams["tolerance"]
-            label[number, 0, *box] = torch.where(changed, alpha, 0.0)
-        return altered, label
+        return mix_squares(image, others, rng, self.interpolate, self.hparams["core"], self.hparams["tolerance"])
 
     def configure_optimizers(self) -> Any:
         """Adam."""

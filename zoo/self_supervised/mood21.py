@@ -10,30 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.nn.unet import UNet
-from zoo.scoring.pooling import PoolingRule
-from zoo.self_supervised._segmenter import SyntheticSegmenter
+from zoo.nn.schedules import cosine, trained
+from zoo.self_supervised._segmenter import UNetSegmenter
 
 
-class Mood21(SyntheticSegmenter):
+class Mood21(UNetSegmenter):
     """Segmentation of boxes that were copied from elsewhere in the same volume (MOOD 2021, first place).
 
     Stated: the task and a 3-D U-Net. Ours: sizes, numbers, the jitter of the copies' intensity (as in CutPaste),
     optimiser, score, and this package's U-Net.
 
     Args:
-        image_size: ``(H, W)`` or ``(D, H, W)``, multiples of ``2 ** depth``.
-        in_channels: image channels.
-        depth: halvings of the U-Net.
-        width: channels of its first stage.
-        max_width: largest number of channels.
         share: share of training images with copies.
         sides: bounds of a box's sides, as shares of the image's.
         copies: most boxes in an image.
         jitter: largest change of a copy's intensity, as a share of the image's range.
-        score: how the map becomes a score.
-        score_fraction: share of pixels for ``top_q``.
-        lr: of AdamW, falling to 0 along a cosine.
+        depth: halvings of the U-Net.
+        **unet: arguments of :class:`~zoo.self_supervised._segmenter.UNetSegmenter`; ``lr`` falls along a cosine.
     """
 
     reference = {
@@ -46,37 +39,17 @@ class Mood21(SyntheticSegmenter):
     tiny = {"image_size": 32, "depth": 3, "width": 4}
     small = {"depth": 3, "width": 8}
 
-    network: UNet
-
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        depth: int = 4,
-        width: int = 32,
-        max_width: int = 320,
         share: float = 0.9,
         sides: tuple[float, float] = (0.05, 0.4),
         copies: int = 3,
         jitter: float = 0.1,
-        score: PoolingRule = "top_q",
-        score_fraction: float = 0.1,
-        lr: float = 1e-3,
+        depth: int = 4,
+        **unet: Any,
     ) -> None:
-        super().__init__()
-
-    @property
-    def trained_tasks(self) -> tuple[str, ...]:
-        """Pasted boxes: both blends."""
-        return ("intra_blend", "inter_blend")
-
-    def build(self) -> None:
-        """Create the U-Net."""
-        names = ("depth", "width", "max_width")
-        self.network = UNet(
-            self.image_size, self.in_channels, positions=0, **{name: self.hparams[name] for name in names}
-        )
+        super().__init__(depth=depth, **unet)
 
     def make_anomalies(
         self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
@@ -105,7 +78,4 @@ class Mood21(SyntheticSegmenter):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.hparams["lr"])
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return cosine(torch.optim.AdamW(trained(self), lr=self.hparams["lr"]), self.optimise_batches)

@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, uniform_filter
 from torch import Tensor
 
-from zoo.nn.unet import UNet
-from zoo.scoring.pooling import PoolingRule
-from zoo.self_supervised._segmenter import SyntheticSegmenter
+from zoo.nn.schedules import each_step, trained
+from zoo.self_supervised._segmenter import UNetSegmenter, beside
 from zoo.synthetic.blending import poisson_blend
 from zoo.synthetic.patches import draw_patch, take
-from zoo.synthetic.shapes import box_of, draw_shape, place
+from zoo.synthetic.shapes import box_of, draw_shape, place, soft_weight
 
 Array = NDArray[Any]
 _EDGES = (1, 1, 1, 1, 3, 3, 5, 7)
 
 
-class Mood22(SyntheticSegmenter):
+class Mood22(UNetSegmenter):
     """Segmentation of plausible synthetic anomalies (MOOD 2022, team CitAI).
 
     Stated: shares, sizes, weights, widths of the smoothed edges, both ways of blending, loss, optimiser. Deviations:
@@ -34,19 +32,13 @@ class Mood22(SyntheticSegmenter):
     averages five folds: ``ensemble``.
 
     Args:
-        image_size: ``(H, W)`` or ``(D, H, W)``, multiples of ``2 ** depth``.
-        in_channels: image channels.
-        depth: halvings of the U-Net.
-        width: channels of its first stage.
-        max_width: largest number of channels.
         share: share of training images with an anomaly.
         alpha: bounds of the foreign patch's weight.
         shift: largest shift of the patch's intensity, as a share of the image's range (inferred).
         noise: deviation of the noise on the patch, as a share of the image's range (inferred).
         use_foreground: place anomalies at least half in the foreground.
-        score: how the map becomes a score (inferred: mean of the upper tenth).
-        score_fraction: share of pixels for ``top_q``.
-        lr: highest of AdamW's one cycle, which starts at a tenth of it.
+        **unet: arguments of :class:`~zoo.self_supervised._segmenter.UNetSegmenter`; AdamW's one cycle starts at a tenth
+            of ``lr``; the score is inferred.
     """
 
     reference = {
@@ -60,33 +52,17 @@ class Mood22(SyntheticSegmenter):
     tiny = {"image_size": 32, "depth": 3, "width": 4}
     small = {"depth": 3, "width": 8}
 
-    network: UNet
-
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        depth: int = 5,
-        width: int = 32,
-        max_width: int = 320,
         share: float = 0.9,
         alpha: tuple[float, float] = (0.3, 1.0),
         shift: float = 0.2,
         noise: float = 0.05,
         use_foreground: bool = True,
-        score: PoolingRule = "top_q",
-        score_fraction: float = 0.1,
-        lr: float = 1e-3,
+        **unet: Any,
     ) -> None:
-        super().__init__()
-
-    def build(self) -> None:
-        """Create the U-Net."""
-        names = ("depth", "width", "max_width")
-        self.network = UNet(
-            self.image_size, self.in_channels, positions=0, **{name: self.hparams[name] for name in names}
-        )
+        super().__init__(**unet)
 
     def make_anomalies(
         self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
@@ -115,7 +91,7 @@ class Mood22(SyntheticSegmenter):
             mixed = np.clip(mixed, images[number].min(), images[number].max()).astype(own.dtype)
             altered[number][box] = mixed
             label[number][(slice(0, 1), *box[1:])] = np.where((mixed != own).any(0), weight, 0)
-        return torch.from_numpy(altered).to(image.device), torch.from_numpy(label).to(image.device)
+        return beside(image, altered, label)
 
     def _patch(self, rng: np.random.Generator, source: Array, sides: tuple[int, ...]) -> Array:
         """A turned part of ``source`` ``(C, *S)``, shifted in intensity and noisy."""
@@ -126,27 +102,6 @@ class Mood22(SyntheticSegmenter):
 
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate over the fit."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.hparams["lr"])
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.hparams["lr"], max(self.optimise_batches, 1) + 1, div_factor=10
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def soft_weight(rng: np.random.Generator, mask: Array, edge: int) -> Array:
-    """The shape, in a third of the draws cut by smooth noise, with edges averaged over ``edge`` pixels.
-
-    Args:
-        rng: source of randomness.
-        mask: ``(*b)`` bool.
-        edge: side of the averaging window, odd; 1 keeps the edges sharp.
-
-    Returns:
-        array: float32 in [0, 1], larger than the mask by ``edge // 2`` on every side while that fits.
-    """
-    if rng.random() < 1 / 3:
-        cut = mask & (gaussian_filter(rng.standard_normal(mask.shape), min(mask.shape) / 8) > 0)
-        mask = cut if cut.any() else mask
-    padded = np.pad(mask.astype(np.float32), edge // 2 if edge > 1 else 0)
-    return uniform_filter(padded, edge, mode="constant") if edge > 1 else padded
+        lr, steps = self.hparams["lr"], max(self.optimise_batches, 1) + 1
+        optimizer = torch.optim.AdamW(trained(self), lr=lr)
+        return each_step(optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, div_factor=10))

@@ -20,6 +20,7 @@ from torch import Tensor
 from zoo.checkpoints.many_tasks import arguments_of, original_tensors, own_tensors
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, batch_generator
+from zoo.nn.schedules import each_step, trained
 from zoo.nn.unet import UNet, in_patches
 from zoo.sample import data_of
 from zoo.scoring.pooling import PoolingRule
@@ -235,12 +236,11 @@ class MultiTaskUNet(AnomalyModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW without weight decay; linear warm-up, then exponential decay to a twentieth, per step."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.hparams["lr"], weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained(self), lr=self.hparams["lr"], weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, self.hparams["warmup_steps"], self.hparams["decay"])
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return each_step(optimizer, schedule)
 
     def raw_output(self, image: Tensor) -> Tensor:
         """The network's unbounded ``(B, 1, *S)`` output for the data's images, which ensembles average."""

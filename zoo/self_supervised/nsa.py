@@ -9,23 +9,20 @@ import logging
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.nn.residual import WideResidualSegmenter
 from zoo.sample import DataSource
-from zoo.scoring.pooling import PoolingRule
-from zoo.self_supervised._segmenter import SyntheticSegmenter
-from zoo.synthetic.natural import CONSTANTS, DataSet, NaturalConstants, calibrate
-from zoo.synthetic.rectangles import BlendMode, LabelMode, add_natural_patches, own_foreground
-from zoo.synthetic.strategy import RatedTask, equalise_histogram, rated_batch
+from zoo.self_supervised._segmenter import ResidualSegmenter, beside
+from zoo.synthetic.natural import CONSTANTS, DataSet, NaturalConstants, add_to_batch, calibrate, with_changes
+from zoo.synthetic.rectangles import BlendMode, LabelMode
+from zoo.synthetic.strategy import RatedTask, rated_batch
 
 _RATED: dict[BlendMode, RatedTask] = {"mixed": "mixed", "source": "replace", "swap": "swap"}
 _log = logging.getLogger(__name__)
 
 
-class NaturalSyntheticAnomalies(SyntheticSegmenter):
+class NaturalSyntheticAnomalies(ResidualSegmenter):
     """Natural synthetic anomalies (NSA).
 
     Deviations: ``mixed`` takes the larger gradient per component, as the Poisson-editing literature has it, where the
@@ -35,9 +32,6 @@ class NaturalSyntheticAnomalies(SyntheticSegmenter):
     residual encoder-decoder of FPI, so that the family compares tasks and not networks.
 
     Args:
-        image_size: (H, W), multiples of ``2 ** (len(widths) - 1)``.
-        in_channels: image channels.
-        widths: channels of the residual encoder.
         constants: data set of the paper whose sizes, logistic, gradients and background are taken (``texture``: all
             textures but wood); ``auto``: calibrated on the training images and their foreground as in nnOOD.
         blend: ``mixed`` or ``source`` gradients, or ``swap`` for a plain paste; None: that of ``constants`` (mixed for
@@ -54,9 +48,7 @@ class NaturalSyntheticAnomalies(SyntheticSegmenter):
         background_tolerance: in grey levels.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
             equalised, gradients scaled up and raters averaged; places, sizes and label are then its own.
-        score: how the map becomes a score; the paper: mean.
-        score_fraction: share of pixels for ``top_q``.
-        lr: of Adam, falling to 1e-6 along a cosine.
+        **residual: arguments of :class:`~zoo.self_supervised._segmenter.ResidualSegmenter`.
     """
 
     reference = {
@@ -68,14 +60,9 @@ class NaturalSyntheticAnomalies(SyntheticSegmenter):
     tiny = {"image_size": 32, "widths": (8, 16, 16)}
     small = {"widths": (8, 16, 32, 32)}
 
-    network: WideResidualSegmenter
-
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        widths: tuple[int, ...] = (64, 128, 256, 256, 256),
         constants: DataSet = "chest_xray",
         blend: BlendMode | None = None,
         label: LabelMode = "logistic",
@@ -89,16 +76,10 @@ class NaturalSyntheticAnomalies(SyntheticSegmenter):
         background: float | None = None,
         background_tolerance: float | None = None,
         strategy: bool = False,
-        score: PoolingRule = "mean",
-        score_fraction: float = 0.25,
-        lr: float = 1e-3,
+        **residual: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**residual)
         self._constants: NaturalConstants | None = None
-
-    def build(self) -> None:
-        """Create the network."""
-        self.network = WideResidualSegmenter(self.in_channels, self.image_size, tuple(self.hparams["widths"]))
 
     def prepare_fit(self, data: DataSource | None) -> None:
         """Calibrate, if the constants are not those of a known data set."""
@@ -109,14 +90,9 @@ class NaturalSyntheticAnomalies(SyntheticSegmenter):
                 "model.constants auto calibrates on the training set and needs a DataModule; name a data set"
             )
         images = data.dataset("train")
-        chosen = np.linspace(0, len(images) - 1, min(len(images), 500)).round().astype(int)
-        batch = images.__getitems__(list(chosen))
-        self._constants = calibrate(
-            self.to_expected(batch["image"]).clamp(0, 1).numpy(),
-            batch["foreground"][:, 0].numpy(),
-            np.random.default_rng(0),
-            self.hparams["blend"] or "mixed",
-        )
+        batch = images.__getitems__(list(np.linspace(0, len(images) - 1, min(len(images), 500)).round().astype(int)))
+        unit, inside = self.to_expected(batch["image"]).clamp(0, 1).numpy(), batch["foreground"][:, 0].numpy()
+        self._constants = calibrate(unit, inside, np.random.default_rng(0), self.hparams["blend"] or "mixed")
         _log.info("NSA constants of these data: %s", self._constants)
 
     def natural_constants(self) -> NaturalConstants:
@@ -128,59 +104,16 @@ class NaturalSyntheticAnomalies(SyntheticSegmenter):
         found = self._constants or CONSTANTS.get(self.hparams["constants"])
         if found is None:
             raise UserError("model.constants auto is calibrated when a fit starts; name a data set to draw without one")
-        given = {key: value for key, value in self.hparams.items() if value is not None}
-        law = {key: given[key] for key in ("largest", "min_object", "min_overlap", "patches") if key in given}
-        rest = {key: given[key] for key in ("steepness", "midpoint", "blend", "background") if key in given}
-        if "background_tolerance" in given:
-            rest["tolerance"] = given["background_tolerance"]
-        return found._replace(law=found.law._replace(**law), **rest)
-
-    def prepare(self, image: Tensor) -> Tensor:
-        """``(B, C, H, W)`` as it is, or equalised under the strategy."""
-        return equalise_histogram(image.clamp(0, 1)) if self.hparams["strategy"] else image
+        return with_changes(found, self.hparams)
 
     def make_anomalies(
         self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Altered images and labels of a batch; sources are the other images of the batch.
-
-        Args:
-            image: ``(B, C, H, W)``, prepared; cut to [0, 1].
-            rng: source of randomness.
-            foreground: ``(B, 1, H, W)`` bool, used by ``auto``; the others find it by the background's grey level.
-
-        Returns:
-            tuple: ``(B, C, H, W)`` in [0, 1] and ``(B, 1, H, W)``.
-        """
+        """Patches of the other images; ``auto`` finds objects by the foreground, others by the background's grey."""
         h, c = self.hparams, self.natural_constants()
         image = image.clamp(0, 1)
         if h["strategy"]:
             return rated_batch(image, rng, task=_RATED[c.blend], same_image=h["same_image"])[:2]
-        images = image.cpu().numpy()
-        background = None if c.background is None or c.background < 0 else c.background
-        if h["constants"] == "auto" and background is None and foreground is not None:
-            masks = list(foreground[:, 0].cpu().numpy())
-        else:
-            masks = [own_foreground(one, background, c.tolerance) for one in images]
-        altered, label = np.empty_like(images), np.empty_like(images[:, :1])
-        for number, one in enumerate(rng.spawn(len(images))):
-            source = number if h["same_image"] else (number + 1) % len(images)
-            altered[number], label[number, 0] = add_natural_patches(
-                images[number],
-                images[source],
-                one,
-                law=c.law,
-                foreground=masks[number],
-                source_foreground=masks[source],
-                blend=c.blend,
-                label=h["label"],
-                steepness=c.steepness,
-                midpoint=c.midpoint,
-            )
-        return torch.from_numpy(altered).to(image.device), torch.from_numpy(label).to(image.device)
-
-    def configure_optimizers(self) -> Any:
-        """Adam with a cosine to 1e-6 over the fit."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(self.optimise_batches, 1), 1e-6)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        inside = None if foreground is None or h["constants"] != "auto" else foreground[:, 0].cpu().numpy()
+        parts = add_to_batch(image.cpu().numpy(), rng, c, inside, label=h["label"], same_image=h["same_image"])
+        return beside(image, *parts)

@@ -1,11 +1,12 @@
 """Constants of NSA: those of the paper's data sets, and calibration for unknown data (nnOOD)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.synthetic.rectangles import BlendMode, NaturalPatches, add_natural_patches
+from zoo.synthetic.rectangles import BlendMode, LabelMode, NaturalPatches, add_natural_patches, own_foreground
 
 Array = NDArray[Any]
 DataSet = Literal[
@@ -57,6 +58,68 @@ CONSTANTS: dict[str, NaturalConstants] = {
     "wood": NaturalConstants(_TEXTURE, 1 / 6, 15, "mixed"),
     "texture": NaturalConstants(_TEXTURE, 1 / 3, 7, "mixed"),
 }
+
+
+def with_changes(constants: NaturalConstants, changes: Mapping[str, Any]) -> NaturalConstants:
+    """The constants with what a user set over them.
+
+    Args:
+        constants: of a data set.
+        changes: by the names of the attributes of :class:`NaturalConstants` and of the law, of which ``largest``,
+            ``min_object``, ``min_overlap`` and ``patches``; ``background_tolerance`` is the tolerance; None leaves one
+            as it is, other names are not looked at.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    law = {key: given[key] for key in ("largest", "min_object", "min_overlap", "patches") if key in given}
+    rest: dict[str, Any] = {key: given[key] for key in ("steepness", "midpoint", "blend", "background") if key in given}
+    if "background_tolerance" in given:
+        rest["tolerance"] = given["background_tolerance"]
+    return constants._replace(law=constants.law._replace(**law), **rest)
+
+
+def add_to_batch(
+    images: Array,
+    rng: np.random.Generator,
+    constants: NaturalConstants,
+    foreground: Array | None = None,
+    *,
+    label: LabelMode = "logistic",
+    same_image: bool = False,
+) -> tuple[Array, Array]:
+    """NSA's task: patches of each image's successor, at other places.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 1].
+        rng: source of randomness.
+        constants: of the data.
+        foreground: ``(B, H, W)`` bool, taken where the constants name no background; None: by the background's grey.
+        label: see :func:`~zoo.synthetic.rectangles.add_natural_patches`.
+        same_image: patches come from the image itself.
+
+    Returns:
+        tuple: altered images in [0, 1] and labels ``(B, 1, H, W)``.
+    """
+    background = None if constants.background is None or constants.background < 0 else constants.background
+    if foreground is not None and background is None:
+        masks = list(foreground)
+    else:
+        masks = [own_foreground(one, background, constants.tolerance) for one in images]
+    altered, labels = np.empty_like(images), np.empty_like(images[:, :1])
+    for number, one in enumerate(rng.spawn(len(images))):
+        source = number if same_image else (number + 1) % len(images)
+        altered[number], labels[number, 0] = add_natural_patches(
+            images[number],
+            images[source],
+            one,
+            law=constants.law,
+            foreground=masks[number],
+            source_foreground=masks[source],
+            blend=constants.blend,
+            label=label,
+            steepness=constants.steepness,
+            midpoint=constants.midpoint,
+        )
+    return altered, labels
 
 
 def calibrate(

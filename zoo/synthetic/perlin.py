@@ -54,3 +54,34 @@ def perlin_mask(rng: np.random.Generator, size: tuple[int, int], threshold: floa
     cells = (int(2 ** rng.integers(0, min(6, most))), int(2 ** rng.integers(0, min(6, most))))
     noise = perlin_noise(rng, size, cells)
     return np.asarray(rotate(noise, rng.uniform(-90, 90), reshape=False, order=1, mode="reflect") > threshold)
+
+
+def paste_textures(images: Array, rng: np.random.Generator, textures: Array | None = None) -> tuple[Array, Array]:
+    """DRAEM's task: a texture shines through noise-shaped holes of half of the images.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 1].
+        rng: source of randomness.
+        textures: ``(N, C, H, W)`` in [0, 1]; None: noise over the moved next image of the batch.
+
+    Returns:
+        tuple: altered images, and masks ``(B, 1, H, W)`` bool of what changed.
+    """
+    altered, masks = images.copy(), np.zeros(images[:, :1].shape, bool)
+    for number, one in enumerate(rng.spawn(len(images))):
+        if one.random() < 0.5:
+            continue
+        mask, opacity = perlin_mask(one, images.shape[2:]), one.uniform(0, 0.8)
+        if textures is None:
+            texture = _noisy(images[(number + 1) % len(images)], one)
+        else:
+            texture = textures[one.integers(len(textures))]
+        altered[number] = np.where(mask, opacity * images[number] + (1 - opacity) * texture, images[number])
+        masks[number, 0] = (altered[number] != images[number]).any(0)
+    return altered, masks
+
+
+def _noisy(other: Array, rng: np.random.Generator) -> Array:
+    noise = perlin_noise(rng, other.shape[1:], (8, 8)) / 2 + 0.5
+    moved = np.roll(other, rng.integers(0, other.shape[1], 2), (1, 2))
+    return np.clip(0.5 * moved + rng.uniform(0, 1) * noise, 0, 1)

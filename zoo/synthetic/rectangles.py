@@ -1,5 +1,6 @@
 """Rectangular anomalies of FPI, PII, NSA and CutPaste: their sizes, places and contents."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
+from torch import Tensor
 
 from zoo.synthetic.blending import poisson_blend
 from zoo.synthetic.labels import logistic_label
@@ -47,6 +49,41 @@ def draw_square(rng: np.random.Generator, size: tuple[int, int], core: float) ->
         ends.append((max(centre - half, 0), min(centre + half, side)))
     (top, bottom), (left, right) = ends
     return Rectangle(top, left, bottom - top, right - left)
+
+
+def mix_squares(
+    image: Tensor,
+    others: Tensor,
+    rng: np.random.Generator,
+    mix: Callable[[Tensor, Tensor, float, tuple[Tensor, Tensor]], Tensor],
+    core: float,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """The task of FPI and PII: a square of each image is mixed with the same place of another one.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        others: ``(B, C, H, W)``.
+        rng: source of randomness.
+        mix: from own patch, foreign patch ``(C, h, w)``, weight U(0.05, 0.95) and the bounds of both images to the
+            mixture.
+        core: see :func:`draw_square`.
+        tolerance: smallest change, averaged over channels, that is labelled.
+
+    Returns:
+        tuple: altered images, and labels ``(B, 1, H, W)``: the weight where something changed.
+    """
+    altered, label = image.clone(), torch.zeros_like(image[:, :1])
+    low = torch.minimum(image.amin((1, 2, 3)), others.amin((1, 2, 3)))
+    high = torch.maximum(image.amax((1, 2, 3)), others.amax((1, 2, 3)))
+    for number in range(len(image)):
+        square = draw_square(rng, (int(image.shape[2]), int(image.shape[3])), core)
+        box, alpha = square.slices(), float(rng.uniform(0.05, 0.95))
+        own = image[number, :, *box]
+        mixed = mix(own, others[number, :, *box], alpha, (low[number], high[number]))
+        altered[number, :, *box] = mixed
+        label[number, 0, *box] = torch.where((mixed - own).abs().mean(0) > tolerance, alpha, 0.0)
+    return altered, label
 
 
 class NaturalPatches(NamedTuple):

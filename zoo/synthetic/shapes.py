@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 Array = NDArray[Any]
 Kind = Literal["ellipse", "rect"]
@@ -182,6 +183,24 @@ def place(
         if foreground is None or foreground[box_of(corner, mask.shape)][mask].mean() >= 0.5:
             return corner
     return None
+
+
+def soft_weight(rng: np.random.Generator, mask: Array, edge: int) -> Array:
+    """The shape, in a third of the draws cut by smooth noise, with edges averaged over ``edge`` pixels.
+
+    Args:
+        rng: source of randomness.
+        mask: ``(*b)`` bool.
+        edge: side of the averaging window, odd; 1 keeps the edges sharp.
+
+    Returns:
+        array: float32 in [0, 1], larger than the mask by ``edge // 2`` on every side while that fits.
+    """
+    if rng.random() < 1 / 3:
+        cut = mask & (gaussian_filter(rng.standard_normal(mask.shape), min(mask.shape) / 8) > 0)
+        mask = cut if cut.any() else mask
+    padded = np.pad(mask.astype(np.float32), edge // 2 if edge > 1 else 0)
+    return uniform_filter(padded, edge, mode="constant") if edge > 1 else padded
 
 
 def pixels_of(mask: Array) -> Array:

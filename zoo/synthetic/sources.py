@@ -1,6 +1,6 @@
 """Images of another kind as sources of blends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,37 @@ class ImagesOfSplit:
         return self._last[1][tuple(place)] if place else self._last[1]
 
 
+class SameSlices:
+    """Finds the same slice of another volume among the images of a data set.
+
+    Args:
+        images: with ``slices`` ``(N,)``, the number of each image's slice, negative for none, and ``volumes``, the name
+            of its volume; without ``slices``, or None, nothing is found.
+    """
+
+    def __init__(self, images: Any) -> None:
+        slices = getattr(images, "slices", np.empty(0, int))
+        self.images = images
+        self.of_slice = {int(one): np.flatnonzero(slices == one) for one in np.unique(slices[slices >= 0])}
+
+    def draw(self, slices: Sequence[int], volumes: Sequence[str], rng: np.random.Generator) -> Any:
+        """A random image for each slice of each volume, ``(B, C, H, W)``; of the volume itself if no other has it.
+
+        Args:
+            slices: numbers.
+            volumes: names.
+            rng: source of randomness.
+        """
+        chosen = []
+        for number, volume in zip(slices, volumes, strict=True):
+            candidates = self.of_slice[number]
+            others = candidates[np.array([self.images.volumes[position] != volume for position in candidates])]
+            chosen.append(int(rng.choice(others if len(others) else candidates)))
+        return self.images.__getitems__(chosen)["image"]
+
+
 def read_sources(
-    folder: Path, size: tuple[int, ...], channels: int, most: int = 5000, seed: int = 0, share: float = 1.0
+    folder: str | Path, size: tuple[int, ...], channels: int, most: int = 5000, seed: int = 0, share: float = 1.0
 ) -> NDArray[np.float32]:
     """Read a random part of the images below a folder (Baugh et al.: ImageNet); see :func:`natural_source`.
 
@@ -61,7 +90,7 @@ def read_sources(
     Raises:
         UserError: nothing to read, or a file that cannot be read.
     """
-    chosen = _choose(folder, (*RASTER, ".npy"), most, seed, share)
+    chosen = _choose(Path(folder), (*RASTER, ".npy"), most, seed, share)
     return np.stack([np.repeat(_picture(file, size)[None], channels, 0) for file in chosen])
 
 

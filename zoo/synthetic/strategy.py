@@ -90,6 +90,12 @@ TASKS: dict[RatedTask, BoxTask] = {
 }
 
 
+def like_tasks(task: RatedTask) -> tuple[str, ...]:
+    """Names in :data:`zoo.synthetic.folds.TASK_NAMES` of what a task looks like: both blends, or itself."""
+    own = {"sink": "sink", "push": "source", "intensity": "smooth_intensity"}.get(task)
+    return ("intra_blend", "inter_blend") if own is None else (own,)
+
+
 def _stretched(patch: Array, gain: float) -> Array:
     mean = patch.mean((1, 2), keepdims=True)
     return np.asarray(mean + gain * (patch - mean), patch.dtype)
