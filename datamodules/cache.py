@@ -22,8 +22,8 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
+from datamodules.integrity import DIGESTS, damage, seal, word_when_full
 from datamodules.integrity import NAME as CHECKSUMS
-from datamodules.integrity import damage, seal, word_when_full
 from datamodules.reading import Array, BadFile
 from datamodules.records import Record
 from zoo.errors import UserError
@@ -132,7 +132,7 @@ def content_digests(files: Iterable[str], cache_dir: Path) -> dict[str, str]:
     Files that cannot be read have the digest ``unreadable``: reading them tells why.
     """
     with exclusive(cache_dir / "digests.lock"):
-        return _content_digests(files, cache_dir / "digests.json")
+        return _content_digests(files, cache_dir / DIGESTS)
 
 
 def _content_digests(files: Iterable[str], memo_path: Path) -> dict[str, str]:

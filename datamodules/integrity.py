@@ -20,6 +20,7 @@ from zoo.errors import UserError
 from zoo.files import write_text
 
 NAME = "checksums.json"
+DIGESTS = "digests.json"  # of the files that were read
 LIMIT = 50 << 30  # bytes in the cache above which a word is said
 _BLOCK = 1 << 24
 
@@ -41,6 +42,11 @@ class CacheEntry(NamedTuple):
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/uad-zoo``, usually ``~/.cache/uad-zoo``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uad-zoo"
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether this package keeps prepared data in a folder."""
+    return (folder / DIGESTS).is_file()
 
 
 def checksums_of(folder: Path) -> Path:

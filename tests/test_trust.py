@@ -1,6 +1,7 @@
 """A run folder from elsewhere: whatever it asks for, nothing of it runs and nothing is written outside."""
 
 import copy
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def run(good, tmp_path, monkeypatch):
 
 
 def _set(config, key, value):
-    *parents, last = key.split(".")
+    *parents, last = key.split(".") if isinstance(key, str) else key
     for parent in parents:
         if config.get(parent) is None:
             config[parent] = {}
@@ -154,6 +155,31 @@ HOSTILE = {
     "input of the call": ("input", "/etc"),
     "another file": ("config", "other.yaml"),
     "class in another place": ("metrics.max_pixels", _class("evilmodule.Evil")),
+    "cache that is no path": ("data.init_args.cache_dir", _class("pathlib.Path")),
+    "metrics from a file": ("metrics", "other.yaml"),
+    "panels from a file": ("panels", "other.yaml"),
+    "predictions from a file": ("predictions", "other.yaml"),
+    "last checkpoint from a file": ("last_checkpoint", "other.yaml"),
+    "start from a file": ("init_from", "other.yaml"),
+    "decision from a file": ("decision", "other.yaml"),
+    "a list for options": ("metrics", [_class("evilmodule.Evil")]),
+    "environment in a name": (
+        "trainer.callbacks",
+        [_class(f"{_LIGHTNING}.callbacks.ModelCheckpoint", filename="$HOME/x")],
+    ),
+    "a link's address in a name": (
+        "trainer.logger",
+        _class(f"{_LIGHTNING}.loggers.TensorBoardLogger", save_dir=".", name="s3://bucket/x"),
+    ),
+    "entry point of Lightning": ("trainer.strategy", "evilmodule:Evil"),
+    "number in the place of a name": ("trainer.callbacks", 7),
+    "names with dots": (["trainer.callbacks"], ["evilmodule.Evil"]),
+    "class path with dots": (["model.class_path"], "evilmodule.Evil"),
+    "addition": (["trainer", "callbacks+"], ["evilmodule.Evil"]),
+    "addition with dots": (["trainer", "logger.class_path"], "evilmodule.Evil"),
+    "argument with dots": (["metrics", "x.class_path"], "evilmodule.Evil"),
+    "model argument with dots": (["model", "init_args", "hidden_dims.class_path"], "evilmodule.Evil"),
+    "a key that is no text": ([7], {"class_path": "evilmodule.Evil"}),
 }
 
 
@@ -162,6 +188,7 @@ def test_hostile_configuration(name, run, capsys):
     config = yaml.safe_load((run / "config.yaml").read_text())
     _set(config, *copy.deepcopy(HOSTILE[name]))
     (run / "config.yaml").write_text(yaml.safe_dump(config))
+    Path("other.yaml").write_text("output: ../outside.json\nfolder: ../outside\nclass_path: evilmodule.Evil\n")
     before = sorted(run.rglob("*"))
     assert main(["test", "--run", str(run)]) == 2
     told = capsys.readouterr().err.strip().splitlines()
@@ -172,6 +199,7 @@ def test_hostile_configuration(name, run, capsys):
     assert "evilmodule" not in sys.modules
     assert sorted(run.rglob("*")) == before
     assert not Path("outside").exists()
+    assert not Path("../outside.json").exists()
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
@@ -208,6 +236,64 @@ def test_links_that_lead_out(run, tmp_path, capsys):
     assert main(["test", "--run", str(run)]) == 2
     assert "leads out" in capsys.readouterr().err
     assert not list((tmp_path / "outside").iterdir())
+
+
+def test_what_is_neither_file_nor_folder(run, capsys):
+    os.mkfifo(run / "metrics.json.fifo")
+    assert main(["test", "--run", str(run)]) == 2
+    assert "neither a file nor a folder" in capsys.readouterr().err
+
+
+def test_only_a_cache_of_this_machine_is_written_to(run, tmp_path, capsys):
+    """A run of the user's own names the cache where it was made; one from elsewhere any place."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["init_args"]["cache_dir"] = "outside"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "--run", str(run)]) == 0
+    assert "data.cache_dir outside is no cache of this machine" in capsys.readouterr().err
+    assert not Path("outside").exists()
+    assert main(["test", "--run", str(run), "--trust"]) == 0
+    assert Path("outside/digests.json").is_file()
+    assert main(["test", "--run", str(run)]) == 0
+    assert "cache_dir" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cache_dir", "outside"),
+        ("class_path", "evilmodule.Evil"),
+        ("class_path", "datamodules.base.AnomalyDataModule"),
+        ("known", {"image_size": "big"}),
+        ("known", ["evil"]),
+        ("init_args", {"x.y": "evilmodule.Evil"}),
+        ("init_args", {7: 7}),
+        ("case_pattern", ["evilmodule.Evil"]),
+        ("hidden_dims", {"class_path": "evilmodule.Evil"}),
+        ("no_such_argument", 1),
+    ],
+)
+def test_a_checkpoint_alone_builds_shipped_classes_with_plain_values(key, value, run, image_folder, capsys):
+    """`predict --ckpt_path FILE` takes method and data from the file."""
+    path = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    data = checkpoint["uad_zoo"]["data"]
+    if key in ("class_path", "known", "init_args"):
+        data[key] = value
+    elif key in ("hidden_dims", "no_such_argument"):
+        checkpoint["hyper_parameters"][key] = value
+    else:
+        data["init_args"][key] = value
+    torch.save(checkpoint, "evil.ckpt")
+    Path("out").mkdir()
+    command = ["predict", "--ckpt_path", "evil.ckpt", "--input", str(image_folder / "test")]
+    assert main([*command, "--trainer.default_root_dir", "out"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) <= 6
+    assert not Path("ran").exists()
+    assert "evilmodule" not in sys.modules
+    assert not Path("outside").exists()
+    assert not list(Path("out").iterdir())
 
 
 def test_an_unknown_package_is_named(run, capsys):

@@ -92,8 +92,18 @@ def read_origin(source: str | Path) -> dict[str, Any]:
     Raises:
         UserError: as :func:`load_pretrained`.
     """
-    header = _header(source, read_content(source))
+    header, _ = read_header(source)
     return header["origin"] if isinstance(header.get("origin"), dict) else {}
+
+
+def read_header(source: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The package's own entry of a checkpoint, and the arguments of its method.
+
+    Raises:
+        UserError: as :func:`load_pretrained`.
+    """
+    checkpoint = read_content(source)
+    return _header(source, checkpoint), _arguments(source, checkpoint)
 
 
 def read_content(source: str | Path) -> dict[str, Any]:

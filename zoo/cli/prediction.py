@@ -1,11 +1,15 @@
 """What ``predict`` needs: a run or a checkpoint, and files. The rest is the run's, or the machine's of the caller."""
 
 import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from datamodules.integrity import is_cache
 from datamodules.registry import class_names
-from zoo.checkpoints.loading import read_content
+from zoo.checkpoints.bounds import check_image_size
+from zoo.checkpoints.loading import read_header
 from zoo.errors import UserError
 from zoo.module import OF_THE_DATA
 from zoo.registry import arguments, find, load_class
@@ -34,6 +38,20 @@ def is_callers(command: str, key: str) -> bool:
     if command == "predict" and part in ("trainer", "panels", "metrics", "last_checkpoint"):
         return True
     return (part == "data" and name in _DATA) or (part == "trainer" and name.partition(".")[0] in _TRAINER)
+
+
+def cache_default(stored: dict[str, Any]) -> list[str]:
+    """The option that leaves a run's ``data.cache_dir`` out where it is no cache of this machine: it is written to.
+
+    Args:
+        stored: content of the run's configuration.
+    """
+    data = stored.get("data")
+    place = (data.get("init_args") or {}).get("cache_dir") if isinstance(data, dict) else None
+    if place is None or is_cache(Path(place).expanduser()):
+        return []
+    print(f"the run's data.cache_dir {place} is no cache of this machine: the usual one is taken", file=sys.stderr)
+    return ["--data.cache_dir=null"]
 
 
 def machine_defaults(command: str, stored: dict[str, Any]) -> list[str]:
@@ -91,15 +109,12 @@ def config_of_checkpoint(source: str) -> dict[str, Any]:
     Raises:
         UserError: it is none, or it does not tell how its data were read.
     """
-    path, checkpoint = source, read_content(source)
-    header = checkpoint["uad_zoo"]
-    if not isinstance(header, dict) or not isinstance(header.get("method"), str):
-        raise UserError(f"{path}: damaged: its entry uad_zoo names no method")
+    path, (header, given) = source, read_header(source)
     cls = load_class(header["method"])
     known = arguments(cls)
     hparams = {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in {**cls.before, **(checkpoint.get("hyper_parameters") or {})}.items()
+        for key, value in {**cls.before, **given}.items()
         if key not in OF_THE_DATA or key in known
     }
     model = {"class_path": find(header["method"]).class_path, "init_args": hparams}
@@ -110,11 +125,16 @@ def config_of_checkpoint(source: str) -> dict[str, Any]:
             raise UserError(f"{path}: does not say how its volumes are read; add --config data/NAME")
         folder: dict[str, Any] = {"image_size": size, "in_channels": hparams.get("in_channels")}
         return {"model": model, "data": {"class_path": "datamodules.Folder", "init_args": folder}}
-    class_path, given = str(data.get("class_path")), data.get("init_args")
-    if class_path not in {f"datamodules.{name}" for name in class_names()} or not isinstance(given, dict):
+    class_path, read_with, facts = str(data.get("class_path")), data.get("init_args"), data.get("known")
+    if class_path not in {f"datamodules.{name}" for name in class_names()}:
         raise UserError(f"{path}: its data were read by {class_path[:60]}, no class of this package; add --data NAME")
-    size = (data.get("known") or {}).get("image_size")
-    return {"model": model, "data": {"class_path": class_path, "init_args": {**given, "image_size": size}}}
+    if not isinstance(read_with, dict) or not isinstance(facts, dict | None):
+        raise UserError(f"{path}: damaged: does not say how its data were read; add --config data/NAME")
+    if "cache_dir" in read_with:
+        raise UserError(f"{path}: refused, nothing was run: it names a place to write to (cache_dir)")
+    size = (facts or {}).get("image_size")
+    check_image_size(path, size)
+    return {"model": model, "data": {"class_path": class_path, "init_args": {**read_with, "image_size": size}}}
 
 
 def known_of_data(checkpoint: Any) -> dict[str, Any]:

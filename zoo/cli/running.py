@@ -42,6 +42,7 @@ from zoo.cli.options import resolve_names, take_run, with_place
 from zoo.cli.parsing import MODE, Parser, use_short_names
 from zoo.cli.prediction import (
     advice,
+    cache_default,
     config_of_checkpoint,
     is_callers,
     known_of_data,
@@ -49,7 +50,7 @@ from zoo.cli.prediction import (
     older_arguments,
     value_of,
 )
-from zoo.cli.trust import check_run
+from zoo.cli.trust import check_run, problem_of_config
 from zoo.cli.words import tidy
 from zoo.configs import read_yaml
 from zoo.decision.calibration import Calibration
@@ -91,6 +92,8 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
     call = Call(run, list(callbacks), words, calibrate=calibrate)
     with contextlib.ExitStack() as stack:
         call.before = _before(command, words, run, stack)
+        if run is not None and not trust and value_of(words, "--data.cache_dir") is None:
+            call.before += cache_default(read_yaml(run.config))
         return _call(command, call, resolved, files)
 
 
@@ -107,7 +110,10 @@ def _before(command: str, words: list[str], run: Run | None, stack: contextlib.E
     if "--input" not in keys:
         raise UserError("predict --ckpt_path scores new images: add --input FILE_OR_FOLDER; for the test set, --run")
     file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "checkpoint.yaml"
-    write_text(file, yaml.safe_dump(config_of_checkpoint(checkpoint)))
+    content = config_of_checkpoint(checkpoint)
+    if (problem := problem_of_config(content)) is not None:
+        raise UserError(f"{checkpoint}: refused, nothing was run: {problem}; give --config for its data and method")
+    write_text(file, yaml.safe_dump(content))
     return ["--config", str(file)]
 
 

@@ -44,7 +44,9 @@ _CLASSES = {"callbacks": "callbacks", "logger": "loggers", "strategy": "strategi
 _NAMES = ("accelerator", "strategy", "precision", "profiler", "logger", "devices", "gradient_clip_algorithm")
 _EMPTY = ("plugins", "model_registry", "dirpath", "folder", "output")  # places, and what is not plain
 _OF_THE_CALL = ("config", "ckpt_path", "input")
+_SECTIONS = ("metrics", "panels", "predictions", "last_checkpoint", "init_from", "decision")
 _DEPTH = 4
+_KEY = re.compile(r"[A-Za-z_]\w*")  # the parser takes "a.b" and "a+" for other keys
 
 
 def check_run(run: Run) -> None:
@@ -60,18 +62,27 @@ def check_run(run: Run) -> None:
     for path in run.folder.rglob("*"):
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
             raise UserError(f"{path}: a link that leads out of the run's folder; if the run is your own, add --trust")
+        if not path.is_file() and not path.is_dir() and not path.is_symlink():
+            raise UserError(f"{path}: neither a file nor a folder; if the run is your own, add --trust")
     content = read_yaml(config)
     if not isinstance(content, dict):
         raise UserError(f"{config}: expected keys such as model:, data:, trainer:; found {type(content).__name__}")
+    if (problem := problem_of_config(content)) is not None:
+        raise UserError(
+            f"{config}: {problem}\n"
+            "a run folder may come from anywhere: only classes of this package and plain values are built from it, and "
+            "nothing of it was imported; if the run is your own, add --trust"
+        )
+
+
+def problem_of_config(content: dict[str, Any]) -> str | None:
+    """What a configuration asks for beyond shipped classes with plain values, in a sentence; None if nothing."""
     try:
         for key, part in content.items():
             _check_part(str(key), part)
     except _NotPlainError as refusal:
-        raise UserError(
-            f"{config}: {refusal}\n"
-            "a run folder may come from anywhere: only classes of this package and plain values are built from it, and "
-            "nothing of it was imported; if the run is your own, add --trust"
-        ) from refusal
+        return str(refusal)
+    return None
 
 
 class _NotPlainError(Exception):
@@ -79,6 +90,8 @@ class _NotPlainError(Exception):
 
 
 def _check_part(key: str, part: Any) -> None:
+    if not _KEY.fullmatch(key):
+        raise _NotPlainError(f"{_short(key)} is no name of an option")
     if key in _OF_THE_CALL and part is not None:
         raise _NotPlainError(f"{key} belongs to a call, not to a run")
     if key in ("model", "data"):
@@ -92,18 +105,26 @@ def _check_part(key: str, part: Any) -> None:
         if elsewhere or resolved.split(".")[0] not in ("zoo", "datamodules"):
             raise _NotPlainError(f"{key}.class_path {path} is no class of this package")
         _plain(f"{key}.init_args", arguments)
+        if key == "data" and not isinstance(arguments.get("cache_dir"), str | None):
+            raise _NotPlainError(f"data.cache_dir {_short(arguments['cache_dir'])} is no path")
     elif key == "trainer":
         if not isinstance(part, dict):
             raise _NotPlainError(f"trainer: expected its options, found {_short(part)}")
         for name, value in part.items():
             _check_option(str(name), value)
+    elif key in _SECTIONS and not isinstance(part, dict | None):  # the parser takes a text for the name of a file
+        raise _NotPlainError(f"{key}: expected its options, found {_short(part)}")
     else:
         _plain(key, part)
 
 
 def _check_option(name: str, value: Any) -> None:
     """An option of the trainer."""
+    if not _KEY.fullmatch(name):
+        raise _NotPlainError(f"trainer.{_short(name)} is no name of an option")
     key = f"trainer.{name}"
+    if name in _CLASSES and not isinstance(value, str | bool | list | dict | None):
+        raise _NotPlainError(f"{key}: expected classes by name, found {_short(value)}")
     if name in _CLASSES and isinstance(value, dict | list):
         for entry in value if isinstance(value, list) else [value]:
             _check_lightning(key, _CLASSES[name], entry)
@@ -159,6 +180,8 @@ def _plain(key: str, value: Any, depth: int = 0) -> None:
             raise _NotPlainError(f"{key}: {_short(value['class_path'])} may not be named there")
         entries = value.items() if isinstance(value, dict) else ((last, entry) for entry in value)
         for name, entry in entries:
+            if isinstance(value, dict) and not _KEY.fullmatch(str(name)):
+                raise _NotPlainError(f"{key}: {_short(name)} is no name of an option")
             _plain(f"{key}.{name}" if isinstance(value, dict) else key, entry, depth + 1)
     elif value is not None and not isinstance(value, str | int | float | bool):
         raise _NotPlainError(f"{key}: expected a plain value, found {_short(value)}")
