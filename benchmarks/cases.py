@@ -4,6 +4,7 @@ import base64
 import io
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,13 +143,15 @@ def choose_cases(cells: dict[str, Result], names: Array, count: int = 2, by_name
 
 
 def gallery_of(cells: dict[str, Result], copies: Mapping[str, str]) -> Gallery:
-    """Cases of a data set under every method, side by side.
+    """Cases of a data set under every method that was tested on the same images as most, side by side.
 
     Args:
-        cells: a cell of each method.
+        cells: a cell of each method; one may see whole volumes where the others see slices.
         copies: id of a test image -> training image that it looks like.
     """
-    kept = {name: found for name, cell in cells.items() if (found := _pictures(cell.folder))}
+    tested = {name: tuple(cell.scores["id"]) for name, cell in cells.items()}
+    most = Counter(tested.values()).most_common(1)[0][0]
+    kept = {name: found for name, cell in cells.items() if tested[name] == most and (found := _pictures(cell.folder))}
     if not kept:
         return Gallery([], 0, False)
     first = next(iter(kept.values()))

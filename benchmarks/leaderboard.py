@@ -303,9 +303,9 @@ def datasets_of(results: list[Result]) -> list[DataSet]:
 
 
 def _dataset(name: str, cells: list[Result]) -> DataSet:
-    fullest = max(cells, key=lambda cell: len(_statistics(cell)))
+    fullest = _fullest(cells)
     labels, subjects = fullest.scores["label"].astype(int), fullest.scores["subject"]
-    units = _units(cells)
+    units = _units([fullest, *cells])
     units.setdefault("image", {"units": len(labels), "anomalous": int(labels.sum())})
     looked = next((cell for cell in cells if "copy_of" in cell.scores), None)
     copies = None
@@ -371,5 +371,10 @@ def shortcuts_of(cells: list[Result]) -> list[Shortcut]:
 
     Cells of an older version may lack some; the cell that knows most of them is asked.
     """
-    fullest = max(cells, key=lambda cell: len(_statistics(cell)))
+    fullest = _fullest(cells)
     return audit(_statistics(fullest), fullest.scores["label"])
+
+
+def _fullest(cells: list[Result]) -> Result:
+    """The cell that says most of the test set: with both classes (whole volumes may have one), then most statistics."""
+    return max(cells, key=lambda cell: (len(set(cell.scores["label"].tolist())) > 1, len(_statistics(cell))))

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from datamodules.base import AnomalyDataModule
 from datamodules.brain import find_volumes, sources, what_is_there
-from datamodules.brain.preparing import MODEL_GRID, Unstripped, prepare_slices, prepare_volume, read_volume
+from datamodules.brain.preparing import (
+    MODEL_GRID,
+    SLAB,
+    Unstripped,
+    prepare_slab,
+    prepare_slices,
+    prepare_volume,
+    read_volume,
+)
 from datamodules.cache import Prepared
 from datamodules.checks import Report
 from datamodules.listing import VOLUMES, list_files
@@ -33,6 +41,7 @@ class BrainMRI(AnomalyDataModule):
     ``mode: slices`` is the preprocessing of the feature autoencoder: the central 80 mm of the SRI24 grid, squared,
     resized, equalised inside the brain; [0, 1]. ``mode: volumes`` is that of the multi-task paper: 1 mm, z-scores over
     the brain, cropped, halved, padded to 80 x 112 x 80 (z, y, x with x to the left); about [-5, 5], background 0.
+    ``mode: slab`` is the feature autoencoder's 80 slices as one volume, for statistics that know heights.
 
     Axes and spacing come from the headers. Volumes should be skull-stripped (``unstripped``); nothing is registered:
     volumes that are not on the SRI24 grid are placed by the middle of the brain.
@@ -53,7 +62,7 @@ class BrainMRI(AnomalyDataModule):
         "value_range": (0.0, 1.0),
         "foreground": "above_minimum",
         "subject": "the volunteer or patient",
-        "protocol": "mode slices: feature autoencoder; mode volumes: multi-task paper",
+        "protocol": "mode slices or slab: feature autoencoder; mode volumes: multi-task paper",
         "leaks": "volunteers and patients come from different scanners, ages and processing",
     }
 
@@ -64,7 +73,7 @@ class BrainMRI(AnomalyDataModule):
         train: Healthy = "hcp",
         test: Ill = "brats20",
         sequence: Sequence = "t1",
-        mode: Literal["slices", "volumes"] = "slices",
+        mode: Literal["slices", "volumes", "slab"] = "slices",
         unstripped: Unstripped = "refuse",
         train_root: str | None = None,
         test_root: str | None = None,
@@ -77,7 +86,8 @@ class BrainMRI(AnomalyDataModule):
             train: the source of healthy volunteers (``zoo data list`` describes all).
             test: the source of patients.
             sequence: ``t1``, ``t2`` or ``flair``.
-            mode: ``slices`` (2-D, 128 x 128 by default) or ``volumes`` (3-D, 80 x 112 x 80 by default).
+            mode: ``slices`` (2-D, 128 x 128 by default), ``volumes`` (3-D, 80 x 112 x 80 by default) or ``slab`` (3-D,
+                80 x 128 x 128 by default; one number in ``image_size`` is the side of a slice).
             unstripped: ``refuse`` heads with skull, or ``strip`` them with a rough mask.
             train_root: folder of the healthy volunteers, if not below ``root``.
             test_root: folder of the patients, if not below ``root``.
@@ -99,18 +109,22 @@ class BrainMRI(AnomalyDataModule):
     @property
     def name(self) -> str:  # type: ignore[override]
         """Test set, sequence and mode, for example ``brats20_t1``."""
-        return f"{self.test}_{self.sequence}" + ("" if self.mode == "slices" else "_3d")
+        return f"{self.test}_{self.sequence}" + {"slices": "", "volumes": "_3d", "slab": "_slab"}[self.mode]
 
     @property
     def spatial_size(self) -> tuple[int, ...]:
         """``(H, W)`` or ``(D, H, W)``."""
         if self.image_size is None:
-            return (128, 128) if self.mode == "slices" else MODEL_GRID
+            return {"slices": (128, 128), "volumes": MODEL_GRID, "slab": (SLAB, 128, 128)}[self.mode]
         size = self.image_size
         dims = 2 if self.mode == "slices" else 3
+        if self.mode == "slab" and isinstance(size, int):
+            return (SLAB, size, size)
         size = (size,) * dims if isinstance(size, int) else tuple(size)
         if len(size) != dims:
             raise UserError(f"data.image_size {size} has {len(size)} sides, mode {self.mode} needs {dims}")
+        if self.mode == "slab" and size[0] != SLAB:
+            raise UserError(f"data.image_size {size}: a slab has {SLAB} slices; give the side of a slice alone")
         return size
 
     def write_phantom(self, root: Path) -> None:
@@ -149,7 +163,8 @@ class BrainMRI(AnomalyDataModule):
         """Of the feature autoencoder or of the multi-task paper."""
         if self.mode == "slices":
             return partial(prepare_slices, size=self.spatial_size, unstripped=self.unstripped)
-        return partial(prepare_volume, size=self.spatial_size, unstripped=self.unstripped)
+        prepare = prepare_volume if self.mode == "volumes" else prepare_slab
+        return partial(prepare, size=self.spatial_size, unstripped=self.unstripped)
 
     @property
     def channels(self) -> int:

@@ -23,6 +23,7 @@ from datamodules.records import Record
 from datamodules.registry import DataSet
 
 MODEL_GRID = (80, 112, 80)
+SLAB = ATLAS_SLICES[1] - ATLAS_SLICES[0]
 MAX_BRAIN_SHARE = 0.45
 Unstripped = Literal["refuse", "strip"]
 
@@ -96,6 +97,25 @@ def prepare_slices(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
     labels = None if mask is None else tuple(int(one.any()) for one in mask)
     spacing = (240 / target[0], 240 / target[1])
     return Prepared(images[:, None], mask, images > 0, labels, tuple(range(*ATLAS_SLICES)), spacing)
+
+
+def prepare_slab(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:
+    """The slices of :func:`prepare_slices` as one volume.
+
+    Args:
+        record: volume and segmentation.
+        size: ``(80, H, W)``.
+        unstripped: what to do with heads.
+
+    Raises:
+        BadFile: see :func:`prepare_slices`.
+    """
+    slices = prepare_slices(record, size=size[1:], unstripped=unstripped)
+    assert slices.foreground is not None
+    mask = None if slices.mask is None else slices.mask[None]
+    label = None if mask is None else (int(mask.any()),)
+    image = np.moveaxis(slices.image, 1, 0)[None]
+    return Prepared(image, mask, slices.foreground.reshape(1, *size), label, None, (1.0, *slices.spacing))
 
 
 def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:

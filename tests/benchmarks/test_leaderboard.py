@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from benchmarks.cases import gallery_of
 from benchmarks.findings import conclusions
 from benchmarks.leaderboard import datasets_of, is_shown_best, rows_of
 from benchmarks.results import read_results
@@ -93,6 +94,25 @@ def test_copies_are_left_out(board):
     assert len(data.copies) == 10
     assert data.without_copies[0].name == "mean"
     assert data.without_copies[0].auroc != data.shortcuts[0].auroc
+
+
+def test_a_method_of_whole_volumes_stands_beside_methods_of_slices(tmp_path):
+    """Its scores are of other units and of one class: it describes neither the test set nor the gallery."""
+    pictures = {f"{n}_{kind}": np.zeros((4, 4), np.uint8) for n in (0, 1) for kind in ("input", "map")}
+    for method in ("conv", "dfr"):
+        folder = write_cell(tmp_path, method, 0, noisy(1.0, 2))
+        np.savez(folder / "gallery.npz", names=np.array(["case001", "case002"]), **pictures)
+    folder = write_cell(tmp_path, "a_statistic", 0, noisy(1.0, 2), units={"image": {"units": 2, "anomalous": 2}})
+    (folder / "scores.csv").write_text("id,subject,label,score,mean,copy_of\nv1,p1,1,0.5,0.5,\nv2,p2,1,0.4,0.1,\n")
+    np.savez(folder / "gallery.npz", names=np.array(["v1", "v2"]), **pictures)
+    cells = read_results([tmp_path]).results
+    data = datasets_of(cells)[0]
+    assert data.images == COUNT
+    assert data.units["image"] == {"units": COUNT, "anomalous": 60}
+    assert data.shortcuts[0].auroc == pytest.approx(0.816, abs=0.001)
+    gallery = gallery_of({cell.method: cell for cell in cells}, {})
+    assert {case.case.name for case in gallery.pictures} == {"case001", "case002"}
+    assert all(set(case.maps) == {"conv", "dfr"} for case in gallery.pictures)
 
 
 def test_conclusions_follow_from_tests_and_counts(board):

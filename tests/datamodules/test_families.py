@@ -426,6 +426,20 @@ def test_brain_layouts(brains: Path) -> None:
     assert {record.split for record in data.manifest if record.subject.startswith("hcp")} == {"train", "val"}
 
 
+def test_a_slab_is_the_slices_as_one_volume(brains: Path) -> None:
+    """For statistics that know heights: the same pixels, masks and brains, in the same order."""
+    slices, slab = _brain(brains), _brain(brains, mode="slab")
+    flat, whole = slices.dataset("test"), slab.dataset("test")
+    assert slab.image_shape == (1, 80, 32, 32)
+    assert slab.name == "brats20_t2_slab"
+    one, other = flat.__getitems__(range(len(flat))), whole.__getitems__([0, 1])
+    for key in ("image", "mask", "foreground"):
+        assert (one[key].reshape(2, 80, 32, 32) == other[key][:, 0]).all(), key
+    assert other["spacing"][0].tolist() == [1.0, 7.5, 7.5]
+    with pytest.raises(UserError, match="a slab has 80 slices"):
+        _ = BrainMRI(mode="slab", image_size=(40, 32, 32)).image_shape
+
+
 def test_isles_tokens_are_exact(tmp_path: Path) -> None:
     root = tmp_path / "i"
     for number, word in enumerate(("MR_T1", "MR_T1c", "MR_T2", "MR_Flair", "OT")):

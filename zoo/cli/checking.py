@@ -68,7 +68,8 @@ def _check(parser: Any, config: dict[str, Any], known: dict[str, str | None]) ->
         path = Path(folder) / "config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         given = parser.parse_args(["fit", "--config", str(path)])["fit"]
-    size, model = _created(given.data).image_size, given.model
+    data, model = _created(given.data), given.model
+    size = None if data.image_size is None else data.spatial_size
     random = {"weights": "random"} if "weights" in model.init_args else {}
     built = f"{model.class_path} {size} {model.init_args}"
     if size is None or "checkpoints" in model.init_args:  # an ensemble's members do not exist yet

@@ -17,8 +17,8 @@ from zoo.scoring.pooling import PoolingRule
 class VoxelStatistics(AnomalyModule):
     """Voxel-wise z-score.
 
-    Meant for volumes in one space (the paper's baseline, three-dimensional here); two-dimensional images share one mean
-    image, whatever slice they are.
+    Meant for volumes in one space: the paper's baseline has a mean for each height (``data.mode: slab``).
+    Two-dimensional images share one mean image, whatever slice they are.
 
     Args:
         image_size: (H, W) or (D, H, W) in pixels.
