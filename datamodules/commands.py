@@ -74,7 +74,8 @@ def data_options(entry: DataSet, words: list[str]) -> dict[str, Any]:
     known: list[str] = []
     if not entry.group:
         data_module = getattr(importlib.import_module(entry.module), entry.class_name)
-        known = sorted({*_parameters(data_module), *_parameters(data_module.__mro__[1])} - {"self", "common"})
+        lineage = [one for one in data_module.__mro__ if "__init__" in vars(one) and "card" in dir(one)]
+        known = sorted({name for one in lineage for name in _parameters(one)} - {"self", "common", "options"})
     found: dict[str, Any] = {}
     rest = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     while rest:

@@ -2,10 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-from datamodules.folder import Folder
-from datamodules.layout import set_folder
+from datamodules.collection import Collection
 from datamodules.listing import list_files, shown
 from datamodules.reading import BadFile
 from datamodules.records import Record, held_out
@@ -14,7 +12,7 @@ from zoo.errors import UserError
 _FILE = "data.json"
 
 
-class DataJson(Folder):
+class DataJson(Collection):
     """``images`` with the lists ``{"train": {"0": [...]}, "test": {"0": [...], "1": [...]}}``; 1 is anomalous.
 
     The official lists are not divided anew; a share of the training list validates. Further training lists
@@ -40,31 +38,13 @@ class DataJson(Folder):
         "leaks": "BrainTumor: normal and ill slices come from different collections",
     }
 
-    def __init__(self, *, root: str | None = None, subset: str | None = None, **options: Any) -> None:
-        """Remember the arguments.
-
-        Args:
-            root: folder that holds ``data.json``, or the folder above several such sets.
-            subset: the folder of one of them: ``RSNA``, ``VinCXR``, ``BrainTumor`` or ``LAG``.
-            **options: see :class:`~datamodules.folder.Folder`, but for the table.
-        """
-        super().__init__(root=root, **options)
-        if self.table is not None:
-            raise UserError("data.table: this layout has lists of its own; use datamodules.Folder for a table")
-        self.subset = subset
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The subset, if there is one."""
-        return self.subset or self.phantom_name
-
-    def set_folder(self) -> Path:
-        """The folder that holds ``data.json``.
-
-        Raises:
-            UserError: none does; the message lists the subsets.
-        """
-        return set_folder(self.folder(), None if self.root is None else self.subset, _FILE)
+    marker = _FILE
+    official_sets = {
+        "rsna": {"training images": 3851, "test normal": 1000, "test anomalous": 1000},
+        "vincxr": {"training images": 4000, "test normal": 1000, "test anomalous": 1000},
+        "braintumor": {"training images": 1000, "test normal": 600, "test anomalous": 600},
+        "lag": {"training images": 1500, "test normal": 811, "test anomalous": 811},
+    }
 
     def index(self, root: Path) -> list[Record]:
         """Records by the lists."""

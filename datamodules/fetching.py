@@ -40,7 +40,7 @@ class RemoteFile:
         name: its name on disk.
         checksum: ``md5:...`` or ``sha256:...``; empty where none is known.
         size: bytes, about; 0 where unknown.
-        into: folder below the root that an archive is unpacked to; empty: the root itself.
+        into: folder below the root that it is put or unpacked to; empty: the root itself.
     """
 
     url: str
@@ -82,7 +82,7 @@ def downloads() -> dict[str, Download]:
     for path in sorted((Path(__file__).parent / "downloads").glob("*.yaml")):
         entry, content = cards()[path.stem], yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, part in content["parts"].items():
-            files = tuple(_remote(one) for one in part["files"])
+            files = tuple(_remote({"into": part.get("into", ""), **one}) for one in part["files"])
             subsets = tuple(part.get("subsets", [name]))
             licence, collection = part.get("licence", entry.licence), part.get("collection", "")
             found[name] = Download(name, entry, licence, content["read_in"], collection, files, subsets)
@@ -169,7 +169,8 @@ def get(wanted: list[Download], root: Path, mirror: str | None = None, keep: boo
                 if not keep:
                     place.unlink()
             else:
-                place.replace(root / file.name)
+                (root / file.into).mkdir(parents=True, exist_ok=True)
+                place.replace(root / file.into / file.name)
             write_text(done, f"{file.url}\n{file.checksum}\n")
 
 

@@ -9,19 +9,25 @@ from typing import Any
 import numpy as np
 
 from datamodules.cache import Prepared
-from datamodules.folder import Folder, prepare_file
+from datamodules.collection import Collection, first_group
+from datamodules.folder import prepare_file
 from datamodules.folder_layout import MASK_ENDINGS
-from datamodules.layout import set_folder
 from datamodules.listing import list_files, shown, stem
 from datamodules.preprocessing import read_mask
 from datamodules.reading import BadFile
 from datamodules.records import Record, held_out
-from zoo.errors import UserError
 
+# the patient or volume in the names of BMAD's sets; Histopathology's are running numbers
+_PATIENTS = {
+    "brain": r"([^/]+)_\d+\.png$",
+    "liver": r"([^/]+)_\d+\.png$",
+    "retina_resc": r"([^/]+)_\d+\.png$",
+    "retina_oct2017": r"[A-Z]+-(\d+)-\d+\.jpe?g$",
+}
 _MASKS_BESIDE = ("label", "anomaly_mask")
 
 
-class GoodFolders(Folder):
+class GoodFolders(Collection):
     """``train/good`` to train on, ``test/good`` and any other folders of ``test`` to find anomalies in.
 
     Masks are in ``ground_truth/FOLDER/NAME_mask.png`` (MVTec) or beside ``img`` in ``test/Ungood/label`` or
@@ -45,40 +51,26 @@ class GoodFolders(Folder):
         "channels": (1, 3),
         "value_range": (0.0, 1.0),
         "foreground": "all",
-        "subject": "unknown; of BMAD's volumes the number before the last underscore (case_pattern)",
+        "subject": "of BMAD's sets the patient or volume in the name; else unknown (case_pattern)",
         "protocol": "BMAD: 224 x 224, selected on ill validation images, which is not done here",
         "leaks": "BMAD: brains are pseudo-coloured and scaled slice by slice; normal and ill livers come from two sets",
     }
 
-    def __init__(self, *, root: str | None = None, subset: str | None = None, **options: Any) -> None:
-        """Remember the arguments.
-
-        Args:
-            root: folder that holds ``train/good``, or the folder above several such sets.
-            subset: the folder of one of them, for example ``Brain`` or ``bottle``.
-            **options: see :class:`~datamodules.folder.Folder`, but for the table.
-        """
-        super().__init__(root=root, **options)
-        if self.table is not None:
-            raise UserError("data.table: this layout has none; use datamodules.Folder for a table")
-        self.subset = subset
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The subset, if there is one."""
-        return self.subset or self.phantom_name
-
-    def tree(self) -> Path:
-        """The folder that holds ``train/good``.
-
-        Raises:
-            UserError: none does; the message lists the subsets.
-        """
-        return set_folder(self.folder(), None if self.root is None else self.subset, "train/good")
+    marker = "train/good"
+    official_sets = {
+        "brain": {"training images": 7500, "validation normal": 39, "test normal": 640, "test anomalous": 3075},
+        "liver": {"training images": 1542, "validation normal": 93, "test normal": 833, "test anomalous": 660},
+        "retina_resc": {"training images": 4297, "validation normal": 45, "test normal": 1041, "test anomalous": 764},
+        "retina_oct2017": {"training images": 26315, "validation normal": 8, "test normal": 242, "test anomalous": 726},
+        "chest": {"training images": 8000, "validation normal": 70, "test normal": 781, "test anomalous": 16413},
+        "retinal": {"training images": 4297, "test normal": 1041, "test anomalous": 764},  # of Uni-Medical
+        "histopathology": {"training images": 5088},
+        "camelyon16": {"training images": 5088, "test normal": 1120, "test anomalous": 1113},
+    }
 
     def index(self, root: Path) -> list[Record]:
         """Records by folder."""
-        tree = self.tree()
+        tree = self.set_folder()
         train, valid = _images(tree / "train" / "good"), _images(tree / "valid" / "good")
         ids = {file: shown(file.relative_to(root).as_posix()) for file in [*train, *valid]}
         val = set() if valid else held_out([self._owner(ids[file]) for file in train], self.val_fraction, self.seed)
@@ -100,13 +92,35 @@ class GoodFolders(Folder):
                 else:
                     records.append(Record(name, str(file), "test", 1, mask=None if mask is None else str(mask)))
         self.report(problems)
-        return [replace(record, subject=self.case_of(record.id)) for record in records]
+        return [replace(record, subject=self._patient(record.id)) for record in records]
+
+    @property
+    def set_name(self) -> str:
+        """Of BMAD's two names of a set the one that MedIAnomaly's copy, without ``valid``, does not have."""
+        name = super().set_name
+        return "histopathology" if name == "camelyon16" and (self.set_folder() / "valid").is_dir() else name
+
+    def _patient(self, name: str) -> str:
+        if self.case_pattern is not None:
+            return self.case_of(name)
+        found = first_group(_PATIENTS.get(self.set_name, "()$"), name)
+        source = ("BTCV-" if "train/good/" in name else "LiTS-") if self.set_name == "liver" else ""
+        return source + found if found else ""
+
+    def official_counts(self) -> dict[str, int]:
+        """Images by part; those of ``valid`` apart."""
+        valid = self.set_folder() / "valid" / "good"
+        apart = len(_images(valid))
+        healthy = sum(one.split in ("train", "val") for one in self.manifest)
+        test = [one.label for one in self.manifest if one.split == "test"]
+        counts = {"training images": healthy - apart, **({"validation normal": apart} if apart else {})}
+        return {**counts, "test normal": test.count(0), "test anomalous": test.count(1)}
 
     def _owner(self, name: str) -> str:
-        return self.case_of(name) or name
+        return self._patient(name) or name
 
     def _training_files(self) -> list[Path]:
-        return _images(self.tree() / "train" / "good")
+        return _images(self.set_folder() / "train" / "good")
 
     def preprocessing(self) -> Callable[[Record], Prepared]:
         """Read, scale, resize; empty masks are kept."""

@@ -49,3 +49,25 @@ def _texture(generator: np.random.Generator, side: int, sigma: float) -> Array:
     field = gaussian_filter(generator.standard_normal((side, side)), sigma, mode="wrap")
     texture: Array = field / (field.std() + 1e-12)
     return texture
+
+
+def head(
+    seed: int, number: int, side: int, anomalous: bool, contrast: float = 1.0
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """One picture as :func:`picture` draws it, cut to an ellipse on black as a brain without skull is.
+
+    Args:
+        seed: of the whole phantom.
+        number: of the picture.
+        side: pixels.
+        anomalous: add a spot.
+        contrast: of the spot, 1 is the default.
+
+    Returns:
+        tuple: ``(side, side)`` uint8, 0 outside of the ellipse, and bool.
+    """
+    image, mask = picture(seed, number, side, anomalous, contrast)
+    shape = np.random.Generator(np.random.PCG64([seed, number, 2])).uniform(0.36, 0.42, 2)
+    rows, columns = np.mgrid[:side, :side] / side - 0.5
+    inside = (columns / shape[0]) ** 2 + (rows / shape[1]) ** 2 < 1
+    return np.where(inside, np.maximum(image, 1), 0).astype(np.uint8), mask & inside
