@@ -1,0 +1,154 @@
+"""Flows, discriminators and transformers on frozen features: sizes of the papers' networks, and what each must do."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from datamodules import Folder
+from zoo.errors import UserError
+from zoo.nn.attention import GridPositions, neighbourhood
+from zoo.nn.local_patches import local_patches
+from zoo.pretrained.cflow import CFLOW
+from zoo.pretrained.cs_flow import _CrossCoupling
+from zoo.registry import load_class, methods
+
+
+def create_tiny(name):
+    return {key: value for key, value in methods()[name].tiny.items() if key not in ("image_size", "weights")}
+
+
+def new(name, **changes):
+    """A small one, whose sizes follow the data."""
+    return load_class(name)(**{**create_tiny(name), **changes})
+
+
+def built(name, size, **arguments):
+    model = zoo.create_model(name, image_size=size, **{"weights": "random", **arguments})
+    model.configure_model()
+    return model
+
+
+def trained_parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "arguments", "count"),
+    [
+        # R18 at 256 px, counted in the original's ports; UniAD of the paper's widths on EfficientNet-B4
+        ("fastflow", 256, {}, 5.57e6),
+        ("uniad", 224, {}, 7.72e6),
+        ("cflow", 64, {"backbone": "resnet18"}, 8.6e6),
+        ("simplenet", 64, {"backbone": "resnet18"}, 3.94e6),
+        ("cfa", 64, {"backbone": "resnet18"}, (448 + 2) * 448 + 448 + 1),
+    ],
+)
+def test_trained_parts_have_the_published_size(name, size, arguments, count):
+    assert trained_parameters(built(name, size, **arguments)) == pytest.approx(count, rel=0.008)
+
+
+def test_cross_scale_flow_has_the_published_size():
+    with torch.device("meta"):
+        couplings = nn.ModuleList(_CrossCoupling(304, 1024, kernel, 3.0, 0) for kernel in (3, 3, 3, 5))
+    assert sum(p.numel() for p in couplings.parameters()) == pytest.approx(275.2e6, rel=5e-4)
+
+
+def test_local_patches_are_adaptive_means_of_unfolded_neighbourhoods():
+    torch.manual_seed(0)
+    fine, coarse = torch.randn(2, 4, 6, 6), torch.randn(2, 7, 6, 6)
+    found = local_patches([fine, coarse], 10)
+
+    def described(values):
+        around = nn.functional.unfold(values, 3, padding=1).mT  # (B, places, C * 9)
+        return nn.functional.adaptive_avg_pool1d(around, 10)
+
+    both = torch.cat([described(fine), described(coarse)], dim=2)
+    wanted = nn.functional.adaptive_avg_pool1d(both, 10).mT.unflatten(2, (6, 6))
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_neighbourhood_and_positions():
+    near = neighbourhood((5, 6), 3)
+    assert near.sum(dim=1).max() == 9
+    assert near.diagonal().all()
+    assert torch.equal(near, near.T)
+    positions = GridPositions((2, 3), 4)()
+    assert positions.shape == (6, 4)
+    assert torch.equal(positions[0, :2], positions[3, :2])  # the same column
+    assert torch.equal(positions[0, 2:], positions[2, 2:])  # the same row
+
+
+def test_a_place_of_uniad_does_not_see_its_neighbourhood():
+    torch.manual_seed(0)
+    model = built("uniad", 32, **{k: v for k, v in create_tiny("uniad").items() if k != "depth"}, depth=1).eval()
+    tokens = torch.randn(1, 16, sum(model.extractor.channels), requires_grad=True)
+    memory = model.project_in(tokens)
+    layer = model.decoder[0]
+    queries = layer.queries.expand(1, -1, -1)
+    asked = layer.ask(queries, memory, model.positions(), model.seen)
+    (gradient,) = torch.autograd.grad(asked[0, 5].sum(), tokens)
+    reached = gradient[0].abs().sum(dim=1) > 0
+    assert torch.equal(reached, model.seen[5])
+    assert not model.seen[5, 5]
+
+
+def test_uniad_refuses_a_grid_that_the_neighbourhood_covers():
+    with pytest.raises(UserError, match="hidden_places is 7 and the features have 4 x 4 places"):
+        built("uniad", 64)
+
+
+def test_cross_scale_flow_refuses_sides_that_three_scales_do_not_fit():
+    with pytest.raises(UserError, match="multiples of 32"):
+        built("cs_flow", 48, backbone="resnet18", layer="layer2", hidden=4)
+
+
+def test_simplenet_learns_to_tell_noise(image_folder, quiet_trainer):
+    torch.manual_seed(0)
+    model = new("simplenet", weights="random", noise=0.5, lr=1e-3)
+    quiet_trainer(max_steps=60).fit(model, Folder(root=str(image_folder), image_size=32, batch_size=3))
+    model.eval()
+    image = next(iter(Folder(root=str(image_folder), image_size=32, batch_size=3).train_dataloader()))["image"]
+    true, _ = model.features(image)
+    with torch.no_grad():
+        of_true, of_fake = (model.critic(v)[:, 0] for v in (true, true + 0.5 * torch.randn_like(true)))
+    assert float((of_true > of_fake).float().mean()) > 0.7
+
+
+def test_centres_of_cfa_are_the_mean_of_the_untrained_descriptors(image_folder, quiet_trainer):
+    torch.manual_seed(0)
+    model = new("cfa", weights="random", lr=0.0, weight_decay=0.0)  # stays untrained
+    data = Folder(root=str(image_folder), image_size=32, batch_size=3)
+    quiet_trainer(max_steps=3).fit(model, data)
+    model.eval()
+    described = [model.describe(batch["image"])[0].detach().double().numpy() for batch in data.train_dataloader()]
+    assert np.allclose(model.memory.centres, np.concatenate(described).mean(axis=0), atol=1e-5)
+
+
+def test_likelihoods_of_cflow_are_relative_to_the_training_images(image_folder, quiet_trainer):
+    torch.manual_seed(0)
+    model = new("cflow", weights="random")
+    data = Folder(root=str(image_folder), image_size=32, batch_size=3)
+    quiet_trainer(max_steps=3).fit(model, data)
+    model.eval()
+    with torch.no_grad():
+        found = [
+            torch.stack([model.likelihood(n, *pair).max() for n, pair in enumerate(model.vectors(batch["image"]))])
+            for batch in data.train_dataloader()
+        ]
+    assert torch.allclose(model.healthy.largest, torch.stack(found).amax(dim=0), atol=1e-5)
+    assert isinstance(model, CFLOW)
+
+
+@pytest.mark.parametrize("objective", ["one_class", "soft_boundary"])
+def test_deep_svdd_has_no_biases_and_a_centre_away_from_zero(objective, image_folder, quiet_trainer):
+    torch.manual_seed(0)
+    model = zoo.create_model("deep_svdd", image_size=32, in_channels=3, objective=objective)
+    model.configure_model()
+    assert sum(p.numel() for p in model.encoder.parameters()) == 520_544
+    assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
+    small = new("deep_svdd", objective=objective)
+    quiet_trainer(max_steps=12).fit(small, Folder(root=str(image_folder), image_size=32, batch_size=3))
+    assert float(small.sphere.centre.abs().min()) >= 0.1 - 1e-6
+    assert (float(small.squared_radius) > 0) == (objective == "soft_boundary")

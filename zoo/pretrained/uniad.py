@@ -1,0 +1,220 @@
+"""UniAD: a transformer that rebuilds a frozen backbone's features without seeing a place or its neighbours.
+
+You et al. 2022, "A unified model for multi-class anomaly detection" (arXiv 2206.03687): one model for several kinds of
+images; a mixed folder is such a set.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.nn.attention import CrossAttention, GridPositions, neighbourhood
+from zoo.nn.features import FeatureExtractor
+
+
+class UniAD(AnomalyModule):
+    """Unified reconstruction of features with neighbour-masked attention and layer-wise queries (UniAD).
+
+    1 or 3 channels. The learned queries and positions tie a model to its image size.
+
+    Args:
+        image_size: (H, W) in pixels; the last layer's grid must be larger than the neighbourhood.
+        in_channels: 1 or 3.
+        backbone: a timm model.
+        layers: its layers; all are resized to the grid of the last one.
+        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
+        width: channels of the transformer.
+        depth: layers of its encoder, and as many of its decoder.
+        heads: attention heads.
+        hidden: width of the feed-forward layers.
+        dropout: probability, in training.
+        hidden_places: side in places of the square around a place that it does not see; odd.
+        jitter: scale of the noise on the features in training, over each place's length divided by the channels.
+        lr: learning rate of AdamW, a tenth of it in the last fifth of the training.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient, unless the trainer has a limit of its own.
+    """
+
+    reference = {
+        "title": "A Unified Model for Multi-class Anomaly Detection",
+        "venue": "NeurIPS",
+        "year": 2022,
+        "url": "https://arxiv.org/abs/2206.03687",
+    }
+    tiny = {
+        "image_size": 32,
+        "backbone": "resnet18",
+        "layers": ("layer1", "layer2"),
+        "weights": "random",
+        "width": 16,
+        "depth": 2,
+        "heads": 2,
+        "hidden": 32,
+        "hidden_places": 3,
+    }
+    small = {
+        "backbone": "tf_efficientnet_lite0",
+        "layers": ("blocks.0", "blocks.1", "blocks.2"),
+        "width": 64,
+        "hidden": 256,
+        "hidden_places": 5,
+        "lr": 1e-3,
+    }
+
+    extractor: FeatureExtractor
+    seen: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, ...] | None = None,
+        in_channels: int | None = None,
+        backbone: str = "efficientnet_b4",
+        layers: tuple[str, ...] = ("blocks.0", "blocks.1", "blocks.2", "blocks.4"),
+        weights: str = "imagenet",
+        width: int = 256,
+        depth: int = 4,
+        heads: int = 8,
+        hidden: int = 1024,
+        dropout: float = 0.1,
+        hidden_places: int = 7,
+        jitter: float = 20.0,
+        lr: float = 1e-4,
+        weight_decay: float = 1e-4,
+        clip: float = 0.1,
+    ) -> None:
+        super().__init__()
+
+    def build(self) -> None:
+        """Create the extractor and the transformer.
+
+        Raises:
+            UserError: a grid that the neighbourhood covers, or a neighbourhood without a middle.
+        """
+        hp = self.hparams
+        self.extractor = FeatureExtractor(
+            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
+        )
+        rows, columns = (-(-side // self.extractor.strides[-1]) for side in self.image_size)
+        self.grid, side = (rows, columns), hp["hidden_places"]
+        if side % 2 != 1 or max(self.grid) <= side:
+            raise UserError(
+                f"hidden_places is {side} and the features have {rows} x {columns} places: an odd number below "
+                f"{max(self.grid)} is needed, or a larger image_size, or a layer before {hp['layers'][-1]}"
+            )
+        self.register_buffer("seen", ~neighbourhood(self.grid, side), persistent=False)
+        channels, width = sum(self.extractor.channels), hp["width"]
+        shape = (width, hp["heads"], hp["hidden"], hp["dropout"])
+        self.project_in, self.project_out = nn.Linear(channels, width), nn.Linear(width, channels)
+        self.positions = GridPositions(self.grid, width)
+        self.encoder = nn.ModuleList(_EncoderLayer(*shape) for _ in range(hp["depth"]))
+        self.decoder = nn.ModuleList(_DecoderLayer(rows * columns, *shape) for _ in range(hp["depth"]))
+        self.norm = nn.LayerNorm(width)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1 and not name.startswith(("extractor.", "positions.")):
+                nn.init.xavier_uniform_(parameter)
+
+    def features(self, image: Tensor) -> Tensor:
+        """All layers on one grid: float32 tokens ``(B, N, C)``."""
+        maps = self.extractor(image)
+        resized = [F.interpolate(v.float(), size=self.grid, mode="bilinear", align_corners=True) for v in maps]
+        return torch.cat(resized, dim=1).flatten(2).mT
+
+    def rebuild(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(B, N, C)`` as the transformer rebuilds them from other places."""
+        memory, positions = self.project_in(tokens), self.positions()
+        for layer in self.encoder:
+            memory = layer(memory, positions, self.seen)
+        found = memory
+        for layer in self.decoder:
+            found = layer(found, memory, positions, self.seen)
+        rebuilt: Tensor = self.project_out(self.norm(found))
+        return rebuilt
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean squared error of the features rebuilt from jittered ones (section 3.4)."""
+        tokens = self.features(batch["image"])
+        scale = self.hparams["jitter"] * tokens.norm(dim=2, keepdim=True) / tokens.shape[2]
+        loss = F.mse_loss(self.rebuild(tokens + torch.randn_like(tokens) * scale).float(), tokens)
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, a tenth of the rate in the last fifth (800 of 1,000 epochs in the paper)."""
+        hp = self.hparams
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=hp["lr"], weight_decay=hp["weight_decay"])
+        milestone = max(1, int(0.8 * self.optimise_batches))
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [milestone], 0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Limit the gradient's norm."""
+        limit = self.hparams["clip"] if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
+
+    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
+        """Length of the features' error, resized; the score is its largest mean over a square of a place's size."""
+        tokens = self.features(image)
+        error = (self.rebuild(tokens).float() - tokens).norm(dim=2).unflatten(1, self.grid).unsqueeze(1)
+        anomaly_map = F.interpolate(error, size=image.shape[2:], mode="bilinear", align_corners=True)
+        score = F.avg_pool2d(anomaly_map, self.extractor.strides[-1], stride=1).flatten(1).amax(dim=1)
+        return Prediction(score, anomaly_map)
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.norm(x + self.layers(x))
+        return found
+
+
+class _Attend(nn.Module):
+    """Masked attention with residual and the norm behind it; positions go to queries and keys alone."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention, self.dropout, self.norm = CrossAttention(width, heads), nn.Dropout(dropout), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, source: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        mixed = self.attention(x + positions, source + positions, source, seen)
+        found: Tensor = self.norm(x + self.dropout(mixed))
+        return found
+
+
+class _EncoderLayer(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attend, self.feed = _Attend(width, heads, dropout), _FeedForward(width, hidden, dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        found: Tensor = self.feed(self.attend(x, x, positions, seen))
+        return found
+
+
+class _DecoderLayer(nn.Module):
+    """Learned queries look at the encoder's output, then at what the layer before found."""
+
+    def __init__(self, places: int, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.empty(places, width))
+        self.ask, self.follow = _Attend(width, heads, dropout), _Attend(width, heads, dropout)
+        self.feed = _FeedForward(width, hidden, dropout)
+
+    def forward(self, before: Tensor, memory: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        queries = self.queries.expand(len(memory), -1, -1)
+        asked = self.ask(queries, memory, positions, seen)
+        found: Tensor = self.feed(self.follow(asked, before, positions, seen))
+        return found
