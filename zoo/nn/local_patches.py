@@ -29,14 +29,16 @@ def local_patches(maps: list[Tensor], length: int) -> Tensor:
         # resizing and averaging act on different axes: their order does not matter
         same = averaged.shape[2:] == size
         found.append(averaged if same else F.interpolate(averaged, size=size, mode="bilinear"))
-    return _averages(torch.cat(found, dim=1).flatten(2), length).unflatten(2, size)
+    joined: Tensor = _averages(torch.cat(found, dim=1).flatten(2), length).unflatten(2, size)
+    return joined
 
 
 def _averages(values: Tensor, groups: int) -> Tensor:
     """Adaptive means over the second axis: ``(B, K, N)`` -> ``(B, groups, N)``."""
     count = values.shape[1]
     if count % groups == 0:
-        return values.unflatten(1, (groups, count // groups)).mean(dim=2)
+        means: Tensor = values.unflatten(1, (groups, count // groups)).mean(dim=2)
+        return means
     starts = torch.arange(groups, device=values.device) * count // groups
     ends = -(-(torch.arange(groups, device=values.device) + 1) * count // groups)
     place = torch.arange(count, device=values.device)

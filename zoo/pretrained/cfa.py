@@ -94,7 +94,7 @@ class CFA(AnomalyModule):
         pooled = [F.avg_pool2d(values.float(), 3, stride=1, padding=1) for values in self.extractor(image)]
         grid = pooled[0].shape[2:]
         rows, columns = (torch.linspace(-1, 1, side, device=image.device) for side in grid)
-        places = torch.stack([columns.expand(*grid), rows[:, None].expand(*grid)]).expand(len(image), -1, -1, -1)
+        places = torch.stack([columns.expand(*grid), rows[:, None].expand(*grid)]).expand(image.shape[0], -1, -1, -1)
         resized = [F.interpolate(values, size=grid, mode="bilinear") for values in pooled]
         return self.descriptor(torch.cat([*resized, places], dim=1)).float().flatten(2).mT, grid
 
@@ -146,5 +146,5 @@ class CFA(AnomalyModule):
         patches, grid = self.describe(image)
         distances, _ = nearest_neighbours(patches.flatten(0, 1), self.memory.centres, self.hparams["attracted"])
         small_map = distances[:, 0] * torch.softmax(-distances, dim=1)[:, 0]
-        resized = F.interpolate(small_map.view(len(image), 1, *grid), size=image.shape[2:], mode="bilinear")
+        resized = F.interpolate(small_map.view(image.shape[0], 1, *grid), size=image.shape[2:], mode="bilinear")
         return Prediction(None, gaussian_blur(resized, self.hparams["smoothing"]))

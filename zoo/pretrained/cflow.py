@@ -122,7 +122,7 @@ class CFLOW(AnomalyModule):
         found = []
         for number, values in enumerate(self.extractor(image)):
             code: Tensor = getattr(self, f"code_{number}")
-            found.append((values.float().flatten(2).mT.flatten(0, 1), code.repeat(len(values), 1)))
+            found.append((values.float().flatten(2).mT.flatten(0, 1), code.repeat(values.shape[0], 1)))
         return found
 
     def likelihood(self, number: int, vectors: Tensor, codes: Tensor) -> Tensor:
@@ -131,7 +131,8 @@ class CFLOW(AnomalyModule):
             z, determinant = self.flows[number](vectors, codes)
         channels = vectors.shape[1]
         constant = 0.5 * channels * math.log(2 * math.pi)
-        return (determinant - 0.5 * z.square().sum(dim=1) - constant) / channels
+        found: Tensor = (determinant - 0.5 * z.square().sum(dim=1) - constant) / channels
+        return found
 
     def _train(self, batch: Batch, batch_idx: int) -> None:
         optimiser: Any = self.optimizers()
@@ -180,7 +181,7 @@ class CFLOW(AnomalyModule):
         maps = []
         for number, (values, stride) in enumerate(zip(self.vectors(image), self.extractor.strides, strict=True)):
             grid = tuple(-(-side // stride) for side in image.shape[2:])
-            found = self.likelihood(number, *values).view(len(image), 1, *grid)
+            found = self.likelihood(number, *values).view(image.shape[0], 1, *grid)
             relative = (found - self.healthy.largest[number]).clamp(max=0).exp()
             maps.append(F.interpolate(relative, size=image.shape[2:], mode="bilinear", align_corners=True))
         return Prediction(None, len(maps) - torch.stack(maps).sum(dim=0))

@@ -96,7 +96,7 @@ class CSFlow(AnomalyModule):
         sizes = [tuple(side // 2**level for side in image.shape[2:]) for level in range(_SCALES)]
         with torch.no_grad():
             maps = [self.extractor(F.interpolate(image, size=size))[0].float() for size in sizes]
-        determinant = maps[0].new_zeros(len(image))
+        determinant = maps[0].new_zeros(image.shape[0])
         for coupling in self.couplings:
             maps, added = coupling(maps)
             determinant = determinant + added

@@ -126,6 +126,6 @@ class SimpleNet(AnomalyModule):
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Minus the critic's opinion at every place, resized and smoothed; the score is the largest, not smoothed."""
         features, grid = self.features(image)
-        small_map = -self.critic(features).float().view(len(image), 1, *grid)
+        small_map = -self.critic(features).float().view(image.shape[0], 1, *grid)
         resized = F.interpolate(small_map, size=image.shape[2:], mode="bilinear")
         return Prediction(small_map.flatten(1).amax(dim=1), gaussian_blur(resized, self.hparams["smoothing"]))

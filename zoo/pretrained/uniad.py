@@ -214,7 +214,7 @@ class _DecoderLayer(nn.Module):
         self.feed = _FeedForward(width, hidden, dropout)
 
     def forward(self, before: Tensor, memory: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
-        queries = self.queries.expand(len(memory), -1, -1)
+        queries = self.queries.expand(memory.shape[0], -1, -1)
         asked = self.ask(queries, memory, positions, seen)
         found: Tensor = self.feed(self.follow(asked, before, positions, seen))
         return found

@@ -14,7 +14,7 @@ from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.adversarial import player_step
 from zoo.nn.convolutional import check_divisible
 from zoo.nn.fitted import FittedStatistics
-from zoo.nn.processes import total
+from zoo.nn.processes import gathered, total
 
 _PRETRAINING, _TRAINING = 350, 150  # epochs
 _FALLS = (250 / 350, 50 / 150)  # where the rate falls to a tenth, as a share of each
@@ -51,6 +51,7 @@ class DeepSVDD(AnomalyModule):
     encoder: nn.Sequential
     decoder: nn.Sequential
     sphere: FittedStatistics
+    squared_radius: Tensor
 
     def __init__(
         self,
@@ -139,15 +140,16 @@ class DeepSVDD(AnomalyModule):
         def loss() -> Tensor:
             distance = self.distance(batch["image"])
             found.append(distance.detach())
-            if soft:
-                return self.squared_radius + F.relu(distance - self.squared_radius).mean() / hp["nu"]
-            return distance.mean()
+            if not soft:
+                return distance.mean()
+            outside: Tensor = F.relu(distance - self.squared_radius).mean() / hp["nu"]
+            return self.squared_radius + outside
 
         self.log("train/loss", player_step(self, 1, loss))
         one_class = self.optimise_batches * _TRAINING / (_PRETRAINING + _TRAINING)
         left = self.staging.progress.total - self.staging.progress.done
         if soft and left < (1 - _FREE_RADIUS) * one_class:
-            self.squared_radius = torch.quantile(found[0], 1 - hp["nu"])
+            self.squared_radius = torch.quantile(gathered(found[0]), 1 - hp["nu"])
         self._follow(1)
 
     def _follow(self, number: int) -> None:
