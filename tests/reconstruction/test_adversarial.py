@@ -98,8 +98,13 @@ def test_mining_moves_codes_towards_fake_and_stays_in_the_box(images):
 def test_mining_begins_in_the_last_quarter(image_folder, quiet_trainer, monkeypatch):
     seen = []
     kind = load_class("ocgan")
-    original = kind._step
-    monkeypatch.setattr(kind, "_step", lambda self, image, mining: (seen.append(mining), original(self, image, mining)))
+    original = kind.play_codes
+
+    def watched(self, image, mining):
+        seen.append(mining)
+        return original(self, image, mining)
+
+    monkeypatch.setattr(kind, "play_codes", watched)
     trained("ocgan", image_folder, quiet_trainer(max_steps=8, limit_val_batches=0))
     assert seen == [False] * 6 + [True] * 2
 

@@ -8,7 +8,8 @@ from lightning.pytorch import seed_everything
 import zoo
 from datamodules import Folder
 from zoo.errors import UserError
-from zoo.reconstruction.igd import IGD, _fold, _patches
+from zoo.nn.patches import cut_patches, join_patches
+from zoo.reconstruction.igd import IGD
 from zoo.registry import load_class, methods
 
 TINY = methods()["igd"].tiny
@@ -75,10 +76,10 @@ def test_without_descriptor_and_critic_it_is_an_autoencoder(image_folder, quiet_
 
 def test_patches_fold_back_into_their_image():
     image = torch.rand(2, 1, 64, 96)
-    patches = _patches(image)
+    patches = cut_patches(image, 32, 16)
     assert patches.shape == (2 * 3 * 5, 1, 32, 32)
     torch.testing.assert_close(patches[5], image[0, :, 16:48, 0:32])
-    torch.testing.assert_close(_fold(patches, 2, (64, 96)), image)
+    torch.testing.assert_close(join_patches(patches, 2, (64, 96), 16), image)
 
 
 def test_local_score_is_that_of_the_worst_patch():
@@ -87,7 +88,7 @@ def test_local_score_is_that_of_the_worst_patch():
     image = torch.rand(2, 1, 64, 64)
     scale = model.scales["patch"]
     with torch.no_grad():
-        patches = _patches((image - model.mean) / model.deviation)
+        patches = cut_patches((image - model.mean) / model.deviation, 32, 16)
         errors = scale.error(scale.generator(scale.encoder(patches)), patches).view(2, -1)
     torch.testing.assert_close(model(image).anomaly_score, errors.amax(1), rtol=1e-4, atol=1e-6)
 

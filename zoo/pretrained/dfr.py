@@ -5,14 +5,16 @@ that Meissen et al. 2022 compare with.
 """
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction
 from zoo.nn.features import FeatureExtractor, Normalisation
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_loss, residual_map
 
@@ -21,7 +23,7 @@ _STRIDE = 4
 _VGG19_RELUS = tuple(f"features.{index}" for index in (1, 3, 6, 8, 11, 13, 15, 17, 20, 22, 24, 26))
 
 
-class DeepFeatureReconstruction(AnomalyModule):
+class DeepFeatureReconstruction(FrozenFeatures):
     """Deep feature reconstruction (DFR).
 
     1 or 3 channels. The paper estimates the code's channels by a PCA; the code compared here fixes
@@ -29,17 +31,16 @@ class DeepFeatureReconstruction(AnomalyModule):
     features can be negative.
 
     Args:
-        image_size: (H, W) in pixels, multiples of 4.
-        in_channels: 1 or 3.
         backbone: a timm model.
         layers: its layers; all maps are resized to the image, averaged over 4 x 4 pixels and stacked.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         normalisation: of the image; ``none`` as in the feature autoencoder's comparison, ``imagenet`` as in the paper.
         latent_channels: channels of the code at each place.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
         score_foreground: pool over the foreground only.
         lr: learning rate of Adam.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`; ``image_size`` in multiples
+            of 4.
     """
 
     reference = {
@@ -63,19 +64,17 @@ class DeepFeatureReconstruction(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "vgg19",
         layers: tuple[str, ...] = _VGG19_RELUS,
-        weights: str = "imagenet",
         normalisation: Normalisation = "none",
         latent_channels: int = 128,
         score: PoolingRule = "mean",
         score_fraction: float = 0.1,
         score_foreground: bool = True,
         lr: float = 2e-4,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create extractor and the autoencoder of 1 x 1 convolutions.
@@ -86,13 +85,7 @@ class DeepFeatureReconstruction(AnomalyModule):
         hp = self.hparams
         if any(side % _STRIDE for side in self.image_size):
             raise UserError(f"image_size {self.image_size}: DFR needs sides that are multiples of {_STRIDE}")
-        self.extractor = FeatureExtractor(
-            hp["backbone"],
-            tuple(hp["layers"]),
-            weights=hp["weights"],
-            normalisation=hp["normalisation"],
-            in_channels=self.in_channels,
-        )
+        self.extractor = self.frozen(*hp["layers"], normalisation=hp["normalisation"])
         channels, code = sum(self.extractor.channels), hp["latent_channels"]
         widths = (channels, (channels + 2 * code) // 2, 2 * code, code, 2 * code, (channels + 2 * code) // 2, channels)
         blocks = [

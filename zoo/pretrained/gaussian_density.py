@@ -4,25 +4,26 @@ Rippel et al. 2021, "Modeling the distribution of normal data in pre-trained dee
 the form that MedIAnomaly compares: normalised embeddings of a ResNet-18, covariance shrunk after Ledoit and Wolf.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.density import ShrunkGaussian
 from zoo.nn.features import FeatureExtractor
+from zoo.pretrained._frozen import FrozenFeatures
 
 
-class GaussianDensity(AnomalyModule):
+class GaussianDensity(FrozenFeatures):
     """Gaussian density estimate of embeddings (GDE).
 
     1 or 3 channels. One embedding an image is kept until the end of the pass (2 KiB by default).
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
         backbone: a timm model.
         layer: its layer, averaged over all places and scaled to length 1.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`.
     """
 
     reference = {
@@ -41,20 +42,14 @@ class GaussianDensity(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        backbone: str = "resnet18",
         layer: str = "layer4",
-        weights: str = "imagenet",
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**frozen)
 
     def build(self) -> None:
         """Create the extractor and reserve the statistics."""
-        hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], (hp["layer"],), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(self.hparams["layer"])
         self.gaussian = ShrunkGaussian()
 
     def stages(self) -> tuple[Stage, ...]:

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.processes import merged_moments, process_count, total
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.smoothing import gaussian_blur
 
 _PLACES_AT_ONCE = 256  # whose covariances are updated and factorised together: bounds the memory beside the model
 
 
-class PaDiM(AnomalyModule):
+class PaDiM(FrozenFeatures):
     """Patch distribution modelling (PaDiM).
 
     1 or 3 channels; anatomy should lie at the same place in all of them. Mean and covariance are
@@ -29,17 +30,15 @@ class PaDiM(AnomalyModule):
     of the first layer's map) and ``d`` feature channels, 125 MB at 224 pixels with the defaults.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
         backbone: a timm model; the paper's are ``resnet18`` and ``wide_resnet50_2``.
         layers: its layers, the finest first; the others' maps are repeated to its grid (nearest neighbour).
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         feature_channels: random channels kept of all layers' (paper: 100 of 448, or 550 of 1792).
         channel_seed: seed of that choice; the choice itself is part of the checkpoint.
         regularisation: added to the diagonal of each covariance.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`.
     """
 
     reference = {
@@ -59,19 +58,16 @@ class PaDiM(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        backbone: str = "resnet18",
         layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        weights: str = "imagenet",
         feature_channels: int = 100,
         channel_seed: int = 0,
         regularisation: float = 0.01,
         smoothing: float = 4.0,
         score: PoolingRule = "max",
         score_fraction: float = 0.1,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**frozen)
 
     def build(self) -> None:
         """Create the extractor, choose the channels and reserve the statistics.
@@ -80,9 +76,7 @@ class PaDiM(AnomalyModule):
             UserError: more channels asked for than the layers have.
         """
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(*hp["layers"])
         known, kept = sum(self.extractor.channels), hp["feature_channels"]
         if not 1 <= kept <= known:
             raise UserError(f"feature_channels is {kept}; layers {hp['layers']} of {hp['backbone']} have {known}")

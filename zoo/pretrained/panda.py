@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.neighbours import nearest_neighbours
 from zoo.nn.processes import gathered, total
+from zoo.pretrained._frozen import FrozenFeatures
 
 
-class PANDA(AnomalyModule):
+class PANDA(FrozenFeatures):
     """Adapted features and their nearest neighbours (PANDA; DN2 without the adaptation).
 
     1 or 3 channels; no map. Training: the centre of the features is measured, then the backbone's
@@ -26,11 +27,8 @@ class PANDA(AnomalyModule):
     into the centre, so the published length of about 15 epochs matters.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
         backbone: a timm model.
         layer: its layer, averaged over all places.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         adapt: train the backbone; False is DN2.
         trained: names that the parameters to be trained start with; the others stay as they are.
         neighbours: nearest training images that the score takes.
@@ -39,6 +37,7 @@ class PANDA(AnomalyModule):
         momentum: of SGD.
         weight_decay: of SGD.
         clip: largest norm of the gradient, unless the trainer has a limit of its own.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`.
     """
 
     reference = {
@@ -56,11 +55,8 @@ class PANDA(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "resnet152",
         layer: str = "layer4",
-        weights: str = "imagenet",
         adapt: bool = True,
         trained: tuple[str, ...] = ("layer3", "layer4"),
         neighbours: int = 2,
@@ -69,8 +65,9 @@ class PANDA(AnomalyModule):
         momentum: float = 0.9,
         weight_decay: float = 5e-5,
         clip: float = 1e-3,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create the backbone, release what is trained, and reserve the statistics.
@@ -79,13 +76,7 @@ class PANDA(AnomalyModule):
             UserError: no parameter of the backbone is to be trained, though ``adapt`` is on.
         """
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"],
-            (hp["layer"],),
-            weights=hp["weights"],
-            in_channels=self.in_channels,
-            differentiable=hp["adapt"],
-        )
+        self.extractor = self.frozen(hp["layer"], differentiable=hp["adapt"])
         released = [
             p for name, p in self.extractor.backbone.named_parameters() if name.startswith(tuple(hp["trained"]))
         ]

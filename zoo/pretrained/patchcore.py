@@ -4,34 +4,32 @@ Roth et al. 2022, "Towards total recall in industrial anomaly detection". With a
 distance and no re-weighting it is AnomalyDINO of Damm et al. 2025 (arXiv 2405.14529).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.neighbours import Search, greedy_coreset, nearest_neighbours, require_faiss
 from zoo.nn.processes import gathered, process_count
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule, pool_map
 from zoo.scoring.smoothing import gaussian_blur
 
 
-class PatchCore(AnomalyModule):
+class PatchCore(FrozenFeatures):
     """Nearest healthy patch (PatchCore).
 
     1 or 3 channels. Memory is bounded by ``max_patches``: of more patches a uniform sample is kept,
     ``4 * max_patches * K`` bytes for ``K`` channels (1.2 GB by default), however many training images there are.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
         backbone: a timm model.
         layers: its layers, the finest first; the others are resized to the first one's grid.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         pooling: side in places of the square that each layer is averaged over; 1 = none.
         coreset_ratio: share of the patches kept in the bank; 1 keeps all.
         max_patches: patches that the coreset is chosen from.
@@ -43,6 +41,7 @@ class PatchCore(AnomalyModule):
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
         search: for the nearest patch: ``blocked`` products, or ``faiss`` (exhaustive, on the CPU: the same neighbours;
             one thread of it took 1.3 to 5 times as long here). The bank in the checkpoint is the same.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`.
     """
 
     reference = {
@@ -67,11 +66,8 @@ class PatchCore(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "wide_resnet50_2",
         layers: tuple[str, ...] = ("layer2", "layer3"),
-        weights: str = "imagenet",
         pooling: int = 3,
         coreset_ratio: float = 0.1,
         max_patches: int = 200_000,
@@ -82,8 +78,9 @@ class PatchCore(AnomalyModule):
         neighbours: int = 9,
         smoothing: float = 4.0,
         search: Search = "blocked",
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create the extractor and the empty bank.
@@ -96,9 +93,7 @@ class PatchCore(AnomalyModule):
             require_faiss()
         if hp["pooling"] % 2 != 1:
             raise UserError(f"pooling is {hp['pooling']}: PatchCore needs an odd number of places, for example 3")
-        self.extractor = FeatureExtractor(
-            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(*hp["layers"])
         self.memory = FittedStatistics("keys", "sample", "bank")
 
     def stages(self) -> tuple[Stage, ...]:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.mirrored_resnet import MirroredResNet
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import cosine_map
 from zoo.scoring.smoothing import gaussian_blur
@@ -20,25 +21,24 @@ from zoo.scoring.smoothing import gaussian_blur
 _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-class ReverseDistillation(AnomalyModule):
+class ReverseDistillation(FrozenFeatures):
     """Reverse distillation (RD4AD).
 
     1 or 3 channels. The student's batch norms need batches of at least 8 images.
 
     Args:
-        image_size: (H, W) in pixels, multiples of twice the last layer's stride (32 with the defaults).
-        in_channels: 1 or 3.
         backbone: a timm model, the teacher. Of a ResNet the student has the same kind and number of blocks, and its
             embedding is as wide as the teacher's next stage; of others, which the paper does not treat, it has two
             blocks of two 3 x 3 convolutions a stage.
         layers: its layers that are rebuilt, each of half the size of the one before: successive ones of ``layer1`` to
             ``layer4`` of a ResNet.
-        weights: of the teacher: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
         lr: learning rate of Adam.
         betas: of Adam.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`; the weights are the teacher's,
+            ``image_size`` in multiples of twice the last layer's stride (32 with the defaults).
     """
 
     reference = {
@@ -56,18 +56,16 @@ class ReverseDistillation(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "wide_resnet50_2",
         layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        weights: str = "imagenet",
         smoothing: float = 4.0,
         score: PoolingRule = "max",
         score_fraction: float = 0.1,
         lr: float = 5e-3,
         betas: tuple[float, float] = (0.5, 0.999),
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create the teacher and the student that mirrors it.
@@ -77,7 +75,7 @@ class ReverseDistillation(AnomalyModule):
         """
         hp = self.hparams
         layers = tuple(hp["layers"])
-        self.teacher = FeatureExtractor(hp["backbone"], layers, weights=hp["weights"], in_channels=self.in_channels)
+        self.teacher = self.frozen(*layers)
         strides = self.teacher.strides
         if strides != tuple(strides[0] * 2**level for level in range(len(layers))):
             raise UserError(

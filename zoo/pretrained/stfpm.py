@@ -3,32 +3,33 @@
 Wang et al. 2021, "Student-teacher feature pyramid matching for anomaly detection" (arXiv 2103.04257).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction
 from zoo.nn.features import FeatureExtractor
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 
 
-class STFPM(AnomalyModule):
+class STFPM(FrozenFeatures):
     """Student-teacher feature pyramid matching (STFPM).
 
     1 or 3 channels. The student has the teacher's architecture and starts from random weights; its
     batch norms use batch statistics in training.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
         backbone: a timm model, of teacher and student.
         layers: its layers that are compared.
-        weights: of the teacher: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
         lr: learning rate of SGD; high, because the features that the loss compares have length 1.
         momentum: of SGD.
         weight_decay: of SGD.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`; the weights are the teacher's.
     """
 
     reference = {
@@ -46,32 +47,21 @@ class STFPM(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        backbone: str = "resnet18",
         layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        weights: str = "imagenet",
         score: PoolingRule = "max",
         score_fraction: float = 0.1,
         lr: float = 0.4,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**frozen)
 
     def build(self) -> None:
         """Create teacher and student."""
-        hp = self.hparams
-        layers = tuple(hp["layers"])
-        self.teacher = FeatureExtractor(hp["backbone"], layers, weights=hp["weights"], in_channels=self.in_channels)
-        self.student = FeatureExtractor(
-            hp["backbone"],
-            layers,
-            weights="random",
-            statistics="batch",
-            in_channels=self.in_channels,
-            differentiable=True,
-        )
+        layers = tuple(self.hparams["layers"])
+        self.teacher = self.frozen(*layers)
+        self.student = self.frozen(*layers, weights="random", statistics="batch", differentiable=True)
         self.student.requires_grad_(True)
 
     def distances(self, image: Tensor) -> list[Tensor]:

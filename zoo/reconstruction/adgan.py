@@ -5,21 +5,22 @@ are unpublished and there is no public code: all numbers here are this package's
 target for them.
 """
 
+from typing import Any
+
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from zoo.callbacks.collapse import TellCollapse
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Prediction
 from zoo.nn.adversarial import log_players, player_step
 from zoo.nn.convolutional import check_divisible
+from zoo.reconstruction._adversarial import Adversarial
 from zoo.reconstruction.f_anogan import Critic, Encoder, Generator, gradient_penalty, initialise, level_widths
 from zoo.scoring.residual import residual_map
 
 _CRITICS, _GENERATORS = range(2)
 
 
-class ADGAN(AnomalyModule):
+class ADGAN(Adversarial):
     """Dual GAN of images and codes (ADGAN), re-constructed from the abstract.
 
     Known: two generators (image to code, code to image), a discriminator for each space, training on polyp-free frames
@@ -27,16 +28,15 @@ class ADGAN(AnomalyModule):
     hyperbolic tangent on the code, Wasserstein critics with gradient penalty, both cycles, all weights.
 
     Args:
-        image_size: (H, W) in pixels, multiples of ``2 ** levels``; the paper: 64.
-        in_channels: image channels.
         levels: halvings of the image, at most 5.
         width: base width of generators and image critic.
-        latent_dim: length of the code.
         penalty_weight: of both gradient penalties.
         image_cycle: weight of the absolute error of image, code, image.
         code_cycle: weight of the squared error of code, image, code.
         critic_steps: batches on which only the critics step, for each on which the generators do too.
         lr: learning rate of both Adams, betas 0 and 0.9.
+        **adversarial: arguments of :class:`~zoo.reconstruction._adversarial.Adversarial`; ``image_size`` in
+            multiples of ``2 ** levels``, the paper: 64.
     """
 
     reference = {
@@ -46,6 +46,7 @@ class ADGAN(AnomalyModule):
         "url": "https://arxiv.org/abs/1910.10345",
     }
     expects = (-1.0, 1.0)
+    betas = (0.0, 0.9)
     tiny = {"image_size": 32, "levels": 2, "width": 4, "latent_dim": 4, "critic_steps": 2}
     small = {"levels": 3, "width": 8, "critic_steps": 2, "lr": 0.001}
 
@@ -57,19 +58,16 @@ class ADGAN(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         levels: int = 4,
         width: int = 64,
-        latent_dim: int = 128,
         penalty_weight: float = 10.0,
         image_cycle: float = 10.0,
         code_cycle: float = 1.0,
         critic_steps: int = 5,
         lr: float = 1e-4,
+        **adversarial: Any,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(lr=lr, **adversarial)
 
     def build(self) -> None:
         """Create both generators and both critics."""
@@ -85,25 +83,13 @@ class ADGAN(AnomalyModule):
         )
         self.apply(initialise)
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Collapsed critics are told."""
-        return [TellCollapse()]
+    def players(self) -> tuple[list[nn.Module], ...]:
+        """Critics and generators."""
+        return [self.image_critic, self.code_critic], [self.encoder, self.generator]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the critics and for the generators."""
-        players = ([self.image_critic, self.code_critic], [self.encoder, self.generator])
-        return [
-            torch.optim.Adam(nn.ModuleList(parts).parameters(), lr=self.hparams["lr"], betas=(0.0, 0.9))
-            for parts in players
-        ]
-
-    def stages(self) -> tuple[Stage, ...]:
-        """One stage: the trainer's steps count batches, not the steps of all players."""
-        return (Stage("optimise", self._play),)
-
-    def _play(self, batch: Batch, batch_idx: int) -> None:
+    def play(self, image: Tensor) -> dict[str, Tensor]:
         """A step of the critics; every ``critic_steps`` batches one of the generators too."""
-        image, hp = batch["image"], self.hparams
+        hp = self.hparams
         drawn = torch.randn(len(image), hp["latent_dim"]).to(image.device)
         weights = torch.rand(len(image)).to(image.device)
         with torch.no_grad():
@@ -131,9 +117,10 @@ class ADGAN(AnomalyModule):
             loss: Tensor = passing + hp["image_cycle"] * image_cycle + hp["code_cycle"] * code_cycle
             return loss
 
-        self.log("train/critic_loss", player_step(self, _CRITICS, criticise))
+        losses = {"critic_loss": player_step(self, _CRITICS, criticise)}
         if (self.trainer.fit_loop.epoch_loop.total_batch_idx + 1) % hp["critic_steps"] == 0:
-            self.log("train/loss", player_step(self, _GENERATORS, generate))
+            losses["loss"] = player_step(self, _GENERATORS, generate)
+        return losses
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mean absolute difference of the image and its regenerated self."""

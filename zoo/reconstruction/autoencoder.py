@@ -3,27 +3,22 @@
 The image baseline of Meissen et al. 2022, architecture and settings as in the comparative study of Baur et al. 2021.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
-from zoo.nn.convolutional import DenseAutoencoder, Norm
+from zoo.nn.convolutional import Norm
 from zoo.nn.perceptual import PerceptualDistance
+from zoo.reconstruction._reconstructor import Reconstructor
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_loss, residual_map
 
 
-class Autoencoder(AnomalyModule):
+class Autoencoder(Reconstructor):
     """Convolutional autoencoder (AE-MSE, AE-L1, AE-SSIM, MS-SSIM, AE-PL).
 
-    The output is not bounded.
-
     Args:
-        image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``, with instance norm at least twice that.
-        in_channels: image channels.
         hidden_dims: channels after each halving of the image.
         latent_dim: length of the code; the setting that matters most (small codes suit small lesions).
         norm: ``instance`` as the original, ``batch`` or ``none``.
@@ -38,6 +33,7 @@ class Autoencoder(AnomalyModule):
         score_fraction: share of pixels that ``top_q`` averages.
         score_foreground: pool over the foreground only, as the original does.
         lr: learning rate of Adam.
+        **autoencoder: ``image_size`` and ``in_channels``.
     """
 
     reference = {
@@ -49,13 +45,9 @@ class Autoencoder(AnomalyModule):
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8}
     small = {"lr": 1e-3}
 
-    network: DenseAutoencoder
-
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         hidden_dims: tuple[int, ...] = (16, 32, 64, 128, 256),
         latent_dim: int = 256,
         norm: Norm = "instance",
@@ -68,19 +60,13 @@ class Autoencoder(AnomalyModule):
         score_fraction: float = 0.1,
         score_foreground: bool = True,
         lr: float = 2e-4,
+        **autoencoder: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(hidden_dims=hidden_dims, latent_dim=latent_dim, norm=norm, lr=lr, **autoencoder)
 
     def build(self) -> None:
         """Create the network."""
-        self.network = DenseAutoencoder(
-            self.in_channels,
-            self.image_size,
-            hidden_dims=tuple(self.hparams["hidden_dims"]),
-            latent_dim=self.hparams["latent_dim"],
-            norm=self.hparams["norm"],
-        )
-
+        self.network = self.dense()
         if self.hparams["loss"] == "perceptual":
             self.distance = PerceptualDistance(
                 self.in_channels,
@@ -93,31 +79,24 @@ class Autoencoder(AnomalyModule):
         """``perceptual`` collects the moments of the features first; the other losses have one plain stage."""
         if self.hparams["loss"] != "perceptual":
             return ()
-        return Stage("collect", self._collect, self._finish), Stage("optimise", self._optimise)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Reconstruction loss of a batch, or the current stage's step."""
-        return super().training_step(batch, batch_idx) if self.stages() else self._optimise(batch, batch_idx)
+        collect = Stage("collect", self._collect, self.distance.finish)
+        return collect, Stage("optimise", super().training_step)
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         self.distance.collect(batch["image"])
 
-    def _finish(self) -> None:
-        self.distance.finish()
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Reconstruction loss of a batch, or the current stage's step."""
+        if self.stages():
+            return AnomalyModule.training_step(self, batch, batch_idx)
+        return super().training_step(batch, batch_idx)
 
-    def _optimise(self, batch: Batch, batch_idx: int) -> Tensor:
-        image, kind = batch["image"], self.hparams["loss"]
-        reconstruction = self.network(image)
+    def losses(self, image: Tensor) -> dict[str, Tensor]:
+        """The error of the chosen kind."""
+        reconstruction, kind = self.network(image), self.hparams["loss"]
         if kind == "perceptual":
-            loss: Tensor = self.distance(reconstruction, image).mean()
-        else:
-            loss = residual_loss(reconstruction, image, kind, self.hparams["window"])
-        self.log("train/loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with a constant rate."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
+            return {"loss": self.distance(reconstruction, image).mean()}
+        return {"loss": residual_loss(reconstruction, image, kind, self.hparams["window"])}
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Residual map of the loss's kind and its pooled value."""

@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from zoo.callbacks.collapse import TellCollapse
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Prediction
 from zoo.nn.adversarial import log_players, player_step, realness_loss
 from zoo.nn.convolutional import check_divisible
 from zoo.nn.features import create_backbone
 from zoo.nn.resampling import ResampleBlock
+from zoo.reconstruction._adversarial import Adversarial
 from zoo.scoring.residual import residual_map
 
 _DISCRIMINATOR, _AUTOENCODER = range(2)
@@ -25,7 +24,7 @@ _HALVINGS = 4
 _DISCRIMINATOR_HALVINGS = 5
 
 
-class CAVGARu(AnomalyModule):
+class CAVGARu(Adversarial):
     """Convolutional adversarial variational autoencoder with guided attention (CAVGA-Ru).
 
     Loss: squared error, mean KL term, an adversarial term on reconstructions and on decodings of draws, and
@@ -36,14 +35,12 @@ class CAVGARu(AnomalyModule):
     so that both lower the same).
 
     Args:
-        image_size: (H, W) in pixels, multiples of 32 and at least 64; the port: 128, the paper: 256.
-        in_channels: image channels.
         backbone: a ResNet of timm.
         weights: of the backbone's stages: ``imagenet``, ``random`` or a path; the stem is always new.
-        latent_dim: channels of the code's map, at a sixteenth of the image's sides.
         adversarial_weight: weight of the adversarial term.
         attention_weight: weight of the attention term.
-        lr: learning rate of both Adams.
+        **adversarial: arguments of :class:`~zoo.reconstruction._adversarial.Adversarial`; ``image_size`` in multiples
+            of 32 and at least 64 (the port: 128, the paper: 256); the code has a sixteenth of its sides.
     """
 
     reference = {
@@ -54,6 +51,7 @@ class CAVGARu(AnomalyModule):
     }
     tiny = {"image_size": 64, "backbone": "resnet10t", "weights": "random", "latent_dim": 8}
     small = {"backbone": "resnet10t", "weights": "random", "latent_dim": 32, "lr": 0.001}
+    betas = (0.9, 0.999)
 
     encoder: nn.Sequential
     to_mean: nn.Conv2d
@@ -64,17 +62,13 @@ class CAVGARu(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "resnet18",
         weights: str = "imagenet",
-        latent_dim: int = 128,
         adversarial_weight: float = 1.0,
         attention_weight: float = 0.01,
-        lr: float = 2e-4,
+        **adversarial: Any,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(**adversarial)
 
     def build(self) -> None:
         """Create encoder, decoder and discriminator."""
@@ -90,19 +84,9 @@ class CAVGARu(AnomalyModule):
         self.decoder = nn.Sequential(*layers, nn.Conv2d(widths[-1], self.in_channels, 3, padding=1))
         self.discriminator = _discriminator(self.in_channels)
 
-    def stages(self) -> tuple[Stage, ...]:
-        """One stage: the trainer's steps count batches, not the steps of both players."""
-        return (Stage("optimise", self._play),)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """A collapsed discriminator is told."""
-        return [TellCollapse()]
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the discriminator and for the autoencoder."""
-        autoencoder = nn.ModuleList([self.encoder, self.to_mean, self.to_log_variance, self.decoder])
-        lr = self.hparams["lr"]
-        return [torch.optim.Adam(player.parameters(), lr=lr) for player in (self.discriminator, autoencoder)]
+    def players(self) -> tuple[list[nn.Module], ...]:
+        """Discriminator and autoencoder."""
+        return [self.discriminator], [self.encoder, self.to_mean, self.to_log_variance, self.decoder]
 
     def attention(self, maps: Tensor) -> Tensor:
         """Attention ``(B, 1, H/16, W/16)`` in [0, 1] of the encoder's last maps, its maximum 1 in every image."""
@@ -110,9 +94,9 @@ class CAVGARu(AnomalyModule):
         attention = (maps.float() * weights).sum(dim=1, keepdim=True).relu()  # a product would be cut to bfloat16
         return attention / attention.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12)
 
-    def _play(self, batch: Batch, batch_idx: int) -> None:
+    def play(self, image: Tensor) -> dict[str, Tensor]:
         """A step of the discriminator, a step of the autoencoder."""
-        image, hp = batch["image"], self.hparams
+        hp = self.hparams
         with torch.no_grad():
             maps = self.encoder(image)
             mean, log_variance = self.to_mean(maps), self.to_log_variance(maps)
@@ -143,8 +127,7 @@ class CAVGARu(AnomalyModule):
             return loss
 
         discriminator_loss = player_step(self, _DISCRIMINATOR, discriminate)
-        loss = player_step(self, _AUTOENCODER, reconstruct)
-        self.log_dict({"train/discriminator_loss": discriminator_loss, "train/loss": loss})
+        return {"discriminator_loss": discriminator_loss, "loss": player_step(self, _AUTOENCODER, reconstruct)}
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """1 minus the attention, at the image's size; mean absolute error of the mean code's image."""

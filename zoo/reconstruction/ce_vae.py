@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.module import Batch
-from zoo.reconstruction.vae import VAEScore, VariationalAutoencoder, kl_divergence
+from zoo.reconstruction.vae import VAEScore, VariationalAutoencoder
 from zoo.scoring.residual import residual_loss
 
 
@@ -52,21 +51,12 @@ class ContextEncodingVAE(VariationalAutoencoder):
     ) -> None:
         super().__init__(loss=loss, kl_weight=kl_weight, score=score, lr=lr, **vae)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def losses(self, image: Tensor) -> dict[str, Tensor]:
         """Loss of the VAE on the image, error of the context encoding on its covered copy."""
-        image, hp = batch["image"], self.hparams
-        mean, log_variance = self.encode(image)
-        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        error = residual_loss(self.network.decode(code), image, hp["loss"])
-        kl = kl_divergence(mean, log_variance).mean()
-        covered_mean, _ = self.encode(cover_squares(image, hp["max_squares"]))
-        context_error = residual_loss(self.network.decode(covered_mean), image, hp["loss"])
-        vae_loss = error + hp["kl_weight"] * kl
-        loss: Tensor = (1 - hp["context_weight"]) * vae_loss + hp["context_weight"] * context_error
-        self.log_dict(
-            {"train/loss": loss, "train/reconstruction": error, "train/kl": kl, "train/context": context_error}
-        )
-        return loss
+        losses, weight = super().losses(image), self.hparams["context_weight"]
+        covered_mean, _ = self.encode(cover_squares(image, self.hparams["max_squares"]))
+        context = residual_loss(self.network.decode(covered_mean), image, self.hparams["loss"])
+        return {**losses, "loss": (1 - weight) * losses["loss"] + weight * context, "context": context}
 
 
 def cover_squares(image: Tensor, max_squares: int = 3) -> Tensor:

@@ -4,30 +4,24 @@ Masci et al. 2011, "Stacked convolutional auto-encoders for hierarchical feature
 settings; the layers are trained together instead of one after the other, as has become usual since.
 """
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from zoo.module import AnomalyModule, Batch, Prediction
-from zoo.nn.convolutional import Norm, SpatialAutoencoder
+from zoo.reconstruction._reconstructor import Reconstructor
 from zoo.scoring.pooling import PoolingRule
-from zoo.scoring.residual import residual_loss, residual_map
 
 
-class ConvolutionalAutoencoder(AnomalyModule):
+class ConvolutionalAutoencoder(Reconstructor):
     """Convolutional autoencoder with max-pooling (Masci).
 
-    The output is not bounded. Loss and map: squared error. For a dense code and other
-    losses see ``autoencoder``; for the denoising U-Net, also called DAE, see ``denoising_ae``.
+    Loss and map: squared error. For a dense code and other losses see ``autoencoder``; for the denoising U-Net, also
+    called DAE, see ``denoising_ae``.
 
     Args:
-        image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``.
-        in_channels: image channels.
-        hidden_dims: channels before each max-pooling.
         latent_dim: channels of the code's map; wide ones let anomalies through.
-        norm: ``batch``, ``instance`` or ``none``; the paper is older than any.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
-        lr: learning rate of Adam.
+        **autoencoder: arguments of :class:`~zoo.reconstruction._reconstructor.Reconstructor`; of a ``norm`` the paper,
+            older than any, knows nothing.
     """
 
     reference = {
@@ -39,45 +33,11 @@ class ConvolutionalAutoencoder(AnomalyModule):
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 2}
     small = {"lr": 1e-3}
 
-    network: SpatialAutoencoder
-
     def __init__(
-        self,
-        *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        hidden_dims: tuple[int, ...] = (16, 32, 64, 64),
-        latent_dim: int = 8,
-        norm: Norm = "batch",
-        score: PoolingRule = "mean",
-        score_fraction: float = 0.1,
-        lr: float = 1e-3,
+        self, *, latent_dim: int = 8, score: PoolingRule = "mean", score_fraction: float = 0.1, **autoencoder: Any
     ) -> None:
-        super().__init__()
+        super().__init__(latent_dim=latent_dim, **autoencoder)
 
     def build(self) -> None:
         """Create the network."""
-        self.network = SpatialAutoencoder(
-            self.in_channels,
-            self.image_size,
-            hidden_dims=tuple(self.hparams["hidden_dims"]),
-            latent_dim=self.hparams["latent_dim"],
-            norm=self.hparams["norm"],
-            max_pool=True,
-        )
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Squared error of a batch."""
-        loss = residual_loss(self.network(batch["image"]), batch["image"], "l2")
-        self.log("train/loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with a constant rate."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
-
-    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
-        """Squared error and its pooled value."""
-        reconstruction = self.network(image).float()
-        anomaly_map = residual_map(reconstruction, image, "l2")
-        return Prediction(None, anomaly_map, reconstruction)
+        self.network = self.spatial(max_pool=True)

@@ -3,13 +3,13 @@
 Akcay, Atapour-Abarghouei and Breckon 2018, "GANomaly: semi-supervised anomaly detection via adversarial training".
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from zoo.callbacks.collapse import TellCollapse
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Prediction
 from zoo.nn.adversarial import (
     dcgan_decoder,
     dcgan_encoder,
@@ -18,12 +18,13 @@ from zoo.nn.adversarial import (
     player_step,
     realness_loss,
 )
+from zoo.reconstruction._adversarial import Adversarial
 from zoo.scoring.residual import residual_map
 
 _DISCRIMINATOR, _GENERATOR = range(2)
 
 
-class GANomaly(AnomalyModule):
+class GANomaly(Adversarial):
     """GANomaly: encoder-decoder-encoder against a discriminator of images.
 
     Loss of the generator: squared distance of the discriminator's features, ``reconstruction_weight`` times the
@@ -32,14 +33,13 @@ class GANomaly(AnomalyModule):
     ports use batch statistics and restart it once its loss vanishes.
 
     Args:
-        image_size: (H, W) in pixels, divisible until below 8; the original: 32 and 64.
-        in_channels: image channels.
         latent_dim: channels of the code.
         width: channels of all stacks after their first halving.
         feature_weight: weight of the discriminator's features.
         reconstruction_weight: weight of the image's error.
         latent_weight: weight of the codes' distance.
-        lr: learning rate of both Adams, betas 0.5 and 0.999.
+        **adversarial: arguments of :class:`~zoo.reconstruction._adversarial.Adversarial`; ``image_size`` divisible
+            until below 8, the original: 32 and 64.
     """
 
     reference = {
@@ -60,17 +60,14 @@ class GANomaly(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         latent_dim: int = 100,
         width: int = 64,
         feature_weight: float = 1.0,
         reconstruction_weight: float = 50.0,
         latent_weight: float = 1.0,
-        lr: float = 2e-4,
+        **adversarial: Any,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(latent_dim=latent_dim, **adversarial)
 
     def build(self) -> None:
         """Create generator (encoder, decoder, second encoder) and discriminator."""
@@ -82,25 +79,13 @@ class GANomaly(AnomalyModule):
         self.discriminator = dcgan_encoder(self.in_channels, size, 1, **widths)
         self.apply(initialise_dcgan)
 
-    def configure_callbacks(self) -> list[Callback]:
-        """A collapsed discriminator is told."""
-        return [TellCollapse()]
+    def players(self) -> tuple[list[nn.Module], ...]:
+        """Discriminator and generator."""
+        return [self.discriminator], [self.encoder, self.decoder, self.second_encoder]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for discriminator and generator."""
-        generator = nn.ModuleList([self.encoder, self.decoder, self.second_encoder])
-        return [
-            torch.optim.Adam(player.parameters(), lr=self.hparams["lr"], betas=(0.5, 0.999))
-            for player in (self.discriminator, generator)
-        ]
-
-    def stages(self) -> tuple[Stage, ...]:
-        """One stage: the trainer's steps count batches, not the steps of both players."""
-        return (Stage("optimise", self._play),)
-
-    def _play(self, batch: Batch, batch_idx: int) -> None:
+    def play(self, image: Tensor) -> dict[str, Tensor]:
         """One step of the discriminator, one of the generator."""
-        image, hp = batch["image"], self.hparams
+        hp = self.hparams
         with torch.no_grad():
             fake = self.decoder(self.encoder(image))
 
@@ -122,9 +107,7 @@ class GANomaly(AnomalyModule):
             return loss
 
         discriminator_loss = player_step(self, _DISCRIMINATOR, discriminate)
-        self.log_dict(
-            {"train/discriminator_loss": discriminator_loss, "train/loss": player_step(self, _GENERATOR, generate)}
-        )
+        return {"discriminator_loss": discriminator_loss, "loss": player_step(self, _GENERATOR, generate)}
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Squared distance of the codes; absolute error of the image."""

@@ -5,32 +5,21 @@ The original has two models, of whole images and of patches, whose scores are av
 and share no parameter. Without descriptor and interpolation it is the "MS-SSIM autoencoder" of the tables.
 """
 
-import itertools
-from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.adversarial import player_step
 from zoo.nn.convolutional import check_divisible
-from zoo.nn.features import FeatureExtractor
-from zoo.nn.fitted import FittedStatistics
-from zoo.nn.processes import total
-from zoo.nn.resampling import ResampleBlock
-from zoo.scoring.ms_ssim import WEIGHTS, ms_ssim, ms_ssim_error_map
+from zoo.nn.described_autoencoder import PATCH, BackboneEncoder, DescribedAutoencoder, patch_encoder
+from zoo.nn.patches import cut_patches, join_patches
 
-_PATCH, _STRIDE = 32, 16
-_RANGE = 4.7579  # span of ImageNet-normalised values, the dynamic range of all errors
+_STRIDE = 16
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _GREY_MEAN, _GREY_STD = 0.449, 0.226  # their averages
-_LOCAL_WEIGHTS = (0.0516, 0.3295, 0.3463, 0.2726)
-_SSIM_SHARE = 0.85
-_FLOOR = 1e-6  # a fractional power of 0 has no gradient
-_MIN_CENTRE = 0.1
 _ADVERSARIAL = 0.1  # weight of the interpolation in the autoencoder's loss
 _PATCHES_AT_ONCE = 1024
 _AUTOENCODER, _CRITIC = range(2)
@@ -114,25 +103,32 @@ class IGD(AnomalyModule):
         hp = self.hparams
         self.scale = nn.ModuleDict()
         if hp["scales"] != "local":
-            encoder: nn.Module = _GlobalEncoder(
+            encoder: nn.Module = BackboneEncoder(
                 hp["backbone"], hp["layer"], hp["weights"], hp["train_backbone"], self.in_channels, hp["latent_dim"]
             )
-            self.scale["whole"] = Scale(encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"])
+            self.scale["whole"] = DescribedAutoencoder(
+                encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"]
+            )
         if hp["scales"] != "global":
-            check_divisible(self.image_size, _STRIDE, "IGD's grid of patches", minimum=_PATCH)
-            size = (_PATCH, _PATCH)
-            encoder = _local_encoder(self.in_channels, hp["local_width"], hp["latent_dim"])
-            self.scale["patch"] = Scale(encoder, self.in_channels, size, hp["local_width"], hp["latent_dim"])
+            check_divisible(self.image_size, _STRIDE, "IGD's grid of patches", minimum=PATCH)
+            size = (PATCH, PATCH)
+            encoder = patch_encoder(self.in_channels, hp["local_width"], hp["latent_dim"])
+            self.scale["patch"] = DescribedAutoencoder(
+                encoder, self.in_channels, size, hp["local_width"], hp["latent_dim"]
+            )
         grey = self.in_channels == 1
         mean, deviation = ((_GREY_MEAN,), (_GREY_STD,)) if grey else (_MEAN, _STD)
         self.mean, self.deviation = (
             nn.Buffer(torch.tensor(values).view(-1, 1, 1), persistent=False) for values in (mean, deviation)
         )
 
+    def _described(self, encoder: nn.Module, size: tuple[int, ...], width: int) -> DescribedAutoencoder:
+        return DescribedAutoencoder(encoder, self.in_channels, size, width, self.hparams["latent_dim"])
+
     @property
-    def scales(self) -> "dict[str, Scale]":
+    def scales(self) -> dict[str, DescribedAutoencoder]:
         """What works on whole images (``whole``) and on patches (``patch``)."""
-        return {name: scale for name, scale in self.scale.items() if isinstance(scale, Scale)}
+        return {name: scale for name, scale in self.scale.items() if isinstance(scale, DescribedAutoencoder)}
 
     def stages(self) -> tuple[Stage, ...]:
         """Collect centre and width, optimise, and so on; without the descriptor only optimise."""
@@ -158,13 +154,13 @@ class IGD(AnomalyModule):
     def _parts(self, image: Tensor) -> dict[str, Tensor]:
         """What each scale trains on: normalised images, or the patches of the first few."""
         normal = (image - self.mean) / self.deviation
-        parts = {"whole": normal, "patch": _patches(normal[: self.hparams["patch_images"]])}
+        parts = {"whole": normal, "patch": cut_patches(normal[: self.hparams["patch_images"]], PATCH, _STRIDE)}
         return {name: parts[name] for name in self.scale}
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
         normal = (batch["image"] - self.mean) / self.deviation
         for name, scale in self.scales.items():
-            for part in (normal if name == "whole" else _patches(normal)).split(_PATCHES_AT_ONCE):
+            for part in (normal if name == "whole" else cut_patches(normal, PATCH, _STRIDE)).split(_PATCHES_AT_ONCE):
                 scale.collect(part)
 
     def _finish(self) -> None:
@@ -231,174 +227,19 @@ class IGD(AnomalyModule):
 
     def _detect_patches(self, normal: Tensor) -> tuple[Tensor, Tensor]:
         scale, scores, maps = self.scales["patch"], [], []
-        patches = _patches(normal)
+        patches = cut_patches(normal, PATCH, _STRIDE)
         for part in (patches,) if torch.compiler.is_compiling() else patches.split(_PATCHES_AT_ONCE):
             code = scale.encoder(part)
             restored = scale.generator(code).float()
             scores.append(self._score(scale, restored, part, code, 0.9))
             maps.append(scale.error_map(restored, part))
         score = torch.cat(scores).view(normal.shape[0], -1).amax(dim=1)
-        return score, _fold(torch.cat(maps), normal.shape[0], self.image_size)
+        return score, join_patches(torch.cat(maps), normal.shape[0], self.image_size, _STRIDE)
 
-    def _score(self, scale: "Scale", restored: Tensor, image: Tensor, code: Tensor, share: float) -> Tensor:
+    def _score(
+        self, scale: DescribedAutoencoder, restored: Tensor, image: Tensor, code: Tensor, share: float
+    ) -> Tensor:
         error = scale.error(restored, image)
-        return share * error + (1 - share) * scale.distance(code) if self.hparams["gaussian"] else error
-
-
-class Scale(nn.Module):
-    """Autoencoder, critic and Gaussian descriptor of whole images or of patches, in ImageNet-normalised values.
-
-    Args:
-        encoder: image to code ``(B, latent_dim)``.
-        in_channels: image channels.
-        size: ``(H, W)`` of images or patches.
-        width: base width of generator and critic.
-        latent_dim: length of the code.
-    """
-
-    def __init__(
-        self, encoder: nn.Module, in_channels: int, size: tuple[int, ...], width: int, latent_dim: int
-    ) -> None:
-        super().__init__()
-        self.weights: tuple[float, ...]
-        small = tuple(size) == (_PATCH, _PATCH)
-        self.window, self.weights = (3, _LOCAL_WEIGHTS) if small else (11, WEIGHTS)
-        levels = _levels(size)
-        check_divisible(size, 2**levels, f"IGD's generator of {levels} doublings")
-        grid = tuple(side // 2**levels for side in size)
-        widths = [width * multiple for multiple in (1, 2, 4, 8, 8, 8, 8, 8)[: levels + 1]]
-        self.encoder = encoder
-        ups = [ResampleBlock(source, target, "up") for source, target in itertools.pairwise(widths[::-1])]
-        self.generator = nn.Sequential(
-            nn.Linear(latent_dim, widths[-1] * grid[0] * grid[1]),
-            nn.Unflatten(1, (widths[-1], *grid)),
-            *ups,
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, in_channels, 3, padding=1),
-        )
-        downs = [
-            ResampleBlock(source, target, "down", partial(_layer_norm, sides=tuple(s // 2**level for s in size)))
-            for level, (source, target) in enumerate(itertools.pairwise(widths))
-        ]
-        self.critic = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1),
-            *downs,
-            nn.Flatten(),
-            nn.Linear(widths[-1] * grid[0] * grid[1], 1),
-        )
-        self.descriptor = FittedStatistics("centre", "spread")
-        for name in ("count", "total", "squares"):
-            shape = (latent_dim,) if name == "total" else ()
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-
-    def error(self, reconstruction: Tensor, image: Tensor) -> Tensor:
-        """``0.85 (1 - MS-SSIM) + 0.15 L1 / range``, ``(B,)``."""
-        index = ms_ssim(reconstruction, image, self.window, _RANGE, self.weights, _FLOOR)
-        absolute = (reconstruction - image).abs().mean(dim=(1, 2, 3))
-        return _SSIM_SHARE * (1 - index) + (1 - _SSIM_SHARE) * absolute / _RANGE
-
-    def error_map(self, reconstruction: Tensor, image: Tensor) -> Tensor:
-        """Error of the multi-scale similarity plus 0.15 of the absolute difference, ``(B, 1, H, W)``."""
-        index = ms_ssim_error_map(image, reconstruction.unsqueeze(1), self.window, _RANGE, self.weights).squeeze(1)
-        return index + (1 - _SSIM_SHARE) * (reconstruction - image).abs().mean(dim=1, keepdim=True)
-
-    def distance(self, code: Tensor) -> Tensor:
-        """``1 - exp(-|z - c|^2 / s)``, ``(B,)``.
-
-        Raises:
-            UserError: centre and width were not collected yet.
-        """
-        if not self.descriptor.fitted:
+        if self.hparams["gaussian"] and not scale.descriptor.fitted:
             raise UserError("IGD has no centre yet: run fit, or load a checkpoint of a fit that has collected one")
-        squared = (code.float() - self.descriptor.centre).square().sum(dim=1)
-        return 1 - torch.exp(-squared / self.descriptor.spread)
-
-    def realism(self, image: Tensor) -> Tensor:
-        """The critic's estimate ``(B, 1)`` of the share of a mixture, in (0, 1)."""
-        share: Tensor = self.critic(image).float().sigmoid()
-        return share
-
-    def collect(self, image: Tensor) -> None:
-        """Add codes to the sums."""
-        code = self.encoder(image).double()
-        self.count += len(code)
-        self.total += code.sum(dim=0)
-        self.squares += code.square().sum()
-
-    def settle(self) -> None:
-        """Centre and width from the sums, which start anew."""
-        count, summed, squares = total(self.count), total(self.total), total(self.squares)
-        mean = summed / count
-        away = torch.where(mean < 0, -_MIN_CENTRE, _MIN_CENTRE)
-        centre = torch.where(mean.abs() < _MIN_CENTRE, away, mean)
-        spread = squares / count - 2 * centre @ mean + centre @ centre
-        self.descriptor.centre, self.descriptor.spread = centre.float(), spread.clamp(min=1.0).float()
-        for sums in (self.count, self.total, self.squares):
-            sums.zero_()
-
-    count: Tensor
-    total: Tensor
-    squares: Tensor
-
-
-class _GlobalEncoder(nn.Module):
-    """A backbone's last maps, averaged over places, and a linear layer; takes normalised images."""
-
-    def __init__(
-        self, backbone: str, layer: str, weights: str, trained: bool, in_channels: int, latent_dim: int
-    ) -> None:
-        super().__init__()
-        self.extractor = FeatureExtractor(
-            backbone,
-            (layer,),
-            weights=weights,
-            statistics="batch" if trained else "frozen",
-            normalisation="none",
-            in_channels=in_channels,
-            differentiable=trained,
-        )
-        self.extractor.requires_grad_(trained)
-        self.to_code = nn.Linear(self.extractor.channels[0], latent_dim)
-
-    def forward(self, image: Tensor) -> Tensor:
-        code: Tensor = self.to_code(self.extractor(image)[0].mean(dim=(2, 3)))
-        return code
-
-
-def _local_encoder(in_channels: int, width: int, latent_dim: int) -> nn.Sequential:
-    """Patches of 32 pixels to codes: three halvings, two linear layers."""
-    widths = [2 * width, 4 * width, 8 * width, 16 * width]
-    return nn.Sequential(
-        nn.Conv2d(in_channels, widths[0], 3, padding=1),
-        *(ResampleBlock(source, target, "down") for source, target in itertools.pairwise(widths)),
-        nn.Flatten(),
-        nn.Linear(widths[-1] * (_PATCH // 8) ** 2, widths[-1]),
-        nn.ReLU(),
-        nn.Linear(widths[-1], latent_dim),
-    )
-
-
-def _layer_norm(channels: int, sides: tuple[int, ...]) -> nn.Module:
-    return nn.LayerNorm((channels, *sides))
-
-
-def _levels(size: tuple[int, ...]) -> int:
-    """Doublings from a grid of 4 to 7 places to the smaller side."""
-    levels, side = 0, min(size)
-    while side >= 8:
-        levels, side = levels + 1, side // 2
-    return levels
-
-
-def _patches(image: Tensor) -> Tensor:
-    """All patches ``(B * P, C, 32, 32)`` at a stride of 16, those of an image one after another."""
-    columns = F.unfold(image, _PATCH, stride=_STRIDE)
-    return columns.transpose(1, 2).reshape(-1, image.shape[1], _PATCH, _PATCH)
-
-
-def _fold(maps: Tensor, count: int, size: tuple[int, ...]) -> Tensor:
-    """Maps of patches ``(B * P, 1, 32, 32)`` back to images ``(B, 1, H, W)``, averaged where they overlap."""
-    columns = maps.reshape(count, -1, _PATCH * _PATCH).transpose(1, 2)
-    total = F.fold(columns, size, _PATCH, stride=_STRIDE)
-    return total / F.fold(torch.ones_like(columns), size, _PATCH, stride=_STRIDE)
+        return share * error + (1 - share) * scale.distance(code) if self.hparams["gaussian"] else error

@@ -3,26 +3,24 @@
 Gong et al. 2019, "Memorizing normality to detect anomaly" (arXiv 1904.02639).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction
-from zoo.nn.convolutional import DenseAutoencoder, Norm, SpatialAutoencoder
+from zoo.module import Prediction
+from zoo.nn.convolutional import DenseAutoencoder, SpatialAutoencoder
 from zoo.nn.memory import Addressing, Memory, Recall, addressing_entropy
+from zoo.reconstruction._reconstructor import Reconstructor
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_loss, residual_map
 
 
-class MemoryAutoencoder(AnomalyModule):
+class MemoryAutoencoder(Reconstructor):
     """Memory-augmented autoencoder (MemAE).
 
-    The output is not bounded. Loss: squared error plus the entropy of the addressing.
+    Loss: squared error plus the entropy of the addressing.
 
     Args:
-        image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``.
-        in_channels: image channels.
         hidden_dims: channels after each halving of the image; three halvings where the paper's image networks have
             them.
         latent_dim: length of the code and of a slot.
@@ -33,10 +31,10 @@ class MemoryAutoencoder(AnomalyModule):
         temperature: see there; not given by the paper, whose cosines over 2000 slots would all fall to the shrinkage.
         threshold: see there.
         entropy_weight: weight of the entropy.
-        norm: ``batch`` as the paper, ``instance`` or ``none``.
         score: pooling of the squared error to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
         lr: learning rate of Adam.
+        **autoencoder: arguments of :class:`~zoo.reconstruction._reconstructor.Reconstructor`.
     """
 
     reference = {
@@ -53,8 +51,6 @@ class MemoryAutoencoder(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         hidden_dims: tuple[int, ...] = (32, 64, 128),
         latent_dim: int = 64,
         memory: Literal["spatial", "dense"] = "spatial",
@@ -63,24 +59,17 @@ class MemoryAutoencoder(AnomalyModule):
         temperature: float | None = None,
         threshold: float | None = None,
         entropy_weight: float = 2e-4,
-        norm: Norm = "batch",
         score: PoolingRule = "mean",
         score_fraction: float = 0.1,
         lr: float = 1e-4,
+        **autoencoder: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(hidden_dims=hidden_dims, latent_dim=latent_dim, lr=lr, **autoencoder)
 
     def build(self) -> None:
         """Create the network and the memory."""
         hp = self.hparams
-        network = SpatialAutoencoder if hp["memory"] == "spatial" else DenseAutoencoder
-        self.network = network(
-            self.in_channels,
-            self.image_size,
-            hidden_dims=tuple(hp["hidden_dims"]),
-            latent_dim=hp["latent_dim"],
-            norm=hp["norm"],
-        )
+        self.network = self.spatial() if hp["memory"] == "spatial" else self.dense()
         self.memory = Memory(
             hp["slots"],
             hp["latent_dim"],
@@ -94,17 +83,12 @@ class MemoryAutoencoder(AnomalyModule):
         recall = self.memory(self.network.encode(image).movedim(1, -1))
         return self.network.decode(recall.code.movedim(-1, 1)).float(), recall
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def losses(self, image: Tensor) -> dict[str, Tensor]:
         """Squared error plus the weighted entropy."""
-        reconstruction, recall = self.reconstruct(batch["image"])
-        error, entropy = residual_loss(reconstruction, batch["image"], "l2"), addressing_entropy(recall.weights)
-        loss: Tensor = error + self.hparams["entropy_weight"] * entropy
-        self.log_dict({"train/loss": loss, "train/reconstruction": error, "train/entropy": entropy})
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with a constant rate."""
-        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+        reconstruction, recall = self.reconstruct(image)
+        error, entropy = residual_loss(reconstruction, image, "l2"), addressing_entropy(recall.weights)
+        loss = error + self.hparams["entropy_weight"] * entropy
+        return {"loss": loss, "reconstruction": error, "entropy": entropy}
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Squared error and its pooled value."""

@@ -5,14 +5,12 @@ representations" (arXiv 1903.08550). With the image game alone it is ALOCC (Sabo
 configuration ``alocc``.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from zoo.callbacks.collapse import TellCollapse
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.adversarial import (
     dcgan_decoder,
     dcgan_encoder,
@@ -21,13 +19,14 @@ from zoo.nn.adversarial import (
     player_step,
     realness_loss,
 )
+from zoo.reconstruction._adversarial import Adversarial
 from zoo.scoring.residual import residual_map
 
 _DISCRIMINATORS, _CLASSIFIER, _AUTOENCODER = range(3)
 _LATENT_WEIGHT = 10.0  # of the latent game in the autoencoder's loss
 
 
-class OCGAN(AnomalyModule):
+class OCGAN(Adversarial):
     """One-class GAN (OCGAN): denoising autoencoder, discriminators of images and codes, informative-negative mining.
 
     Codes lie in (-1, 1). The discriminator of codes compares them with uniform draws, that of images decodings of such
@@ -37,8 +36,6 @@ class OCGAN(AnomalyModule):
     many as halve the image below 8 pixels; the code is one place, as there.
 
     Args:
-        image_size: (H, W) in pixels, divisible until below 8; 64 is near the original.
-        in_channels: image channels.
         latent_dim: channels of the code.
         width: channels of the autoencoder after its first halving.
         discriminator_width: the same of the discriminator of images and of the classifier.
@@ -49,7 +46,8 @@ class OCGAN(AnomalyModule):
         mining_step: length of the mining step.
         score: ``error`` is the mean squared error; ``realness`` is 1 minus what the discriminator of images thinks of
             the reconstruction.
-        lr: learning rate of all Adams, betas 0.5 and 0.999.
+        **adversarial: arguments of :class:`~zoo.reconstruction._adversarial.Adversarial`; ``image_size`` divisible
+            until below 8, 64 is near the original.
     """
 
     reference = {
@@ -71,8 +69,6 @@ class OCGAN(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         latent_dim: int = 16,
         width: int = 64,
         discriminator_width: int = 12,
@@ -82,10 +78,9 @@ class OCGAN(AnomalyModule):
         mining_share: float = 0.25,
         mining_step: float = 2.0,
         score: Literal["error", "realness"] = "error",
-        lr: float = 2e-4,
+        **adversarial: Any,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(latent_dim=latent_dim, **adversarial)
 
     def build(self) -> None:
         """Create autoencoder, both discriminators and the classifier."""
@@ -105,26 +100,14 @@ class OCGAN(AnomalyModule):
     def stages(self) -> tuple[Stage, ...]:
         """Without mining, then with it."""
         if self.hparams["game"] == "image":
-            return (Stage("optimise", self._play_images),)
+            return super().stages()
         share = self.hparams["mining_share"]
-        parts = (Stage("optimise", self._play, share=1 - share), Stage("optimise", self._play_mined, share=share))
+        parts = (Stage("optimise", self.step, share=1 - share), Stage("optimise", self.step_mined, share=share))
         return tuple(part for part in parts if part.share > 0)
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Collapsed discriminators are told."""
-        return [TellCollapse()]
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the discriminators, the classifier and the autoencoder."""
-        players = (
-            [self.image_discriminator, self.code_discriminator],
-            [self.classifier],
-            [self.encoder, self.decoder],
-        )
-        return [
-            torch.optim.Adam(nn.ModuleList(parts).parameters(), lr=self.hparams["lr"], betas=(0.5, 0.999))
-            for parts in players
-        ]
+    def players(self) -> tuple[list[nn.Module], ...]:
+        """Discriminators, classifier, autoencoder."""
+        return [self.image_discriminator, self.code_discriminator], [self.classifier], [self.encoder, self.decoder]
 
     def draw_codes(self, count: int, device: torch.device) -> Tensor:
         """Uniform codes ``(count, latent_dim, 1, 1)`` in (-1, 1)."""
@@ -137,13 +120,15 @@ class OCGAN(AnomalyModule):
         (gradient,) = torch.autograd.grad(loss, code)
         return torch.tanh(code - self.hparams["mining_step"] * gradient).detach()
 
-    def _play(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch["image"], mining=False)
+    def step_mined(self, batch: Batch, batch_idx: int) -> None:
+        """One batch of the game with mining."""
+        self.log_losses(self.play_codes(batch["image"], mining=True))
 
-    def _play_mined(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch["image"], mining=True)
+    def play(self, image: Tensor) -> dict[str, Tensor]:
+        """The game without mining, or that of images alone."""
+        return self.play_images(image) if self.hparams["game"] == "image" else self.play_codes(image, mining=False)
 
-    def _step(self, image: Tensor, mining: bool) -> None:
+    def play_codes(self, image: Tensor, mining: bool) -> dict[str, Tensor]:
         """A step of the discriminators, of the classifier, and of the autoencoder."""
         noisy = self._noisy(image)
         drawn = self.draw_codes(len(image), image.device)
@@ -163,8 +148,8 @@ class OCGAN(AnomalyModule):
             return realness_loss(self.classifier(restored), True) + realness_loss(self.classifier(decoded), False)
 
         losses = {
-            "train/discriminator_loss": player_step(self, _DISCRIMINATORS, discriminate),
-            "train/classifier_loss": player_step(self, _CLASSIFIER, classify),
+            "discriminator_loss": player_step(self, _DISCRIMINATORS, discriminate),
+            "classifier_loss": player_step(self, _CLASSIFIER, classify),
         }
         start = self.draw_codes(len(image), image.device)
         mined = self.mine(start) if mining else torch.tanh(start)
@@ -177,12 +162,10 @@ class OCGAN(AnomalyModule):
             loss: Tensor = games + self.hparams["reconstruction_weight"] * error
             return loss
 
-        losses["train/loss"] = player_step(self, _AUTOENCODER, reconstruct)
-        self.log_dict(losses)
+        return {**losses, "loss": player_step(self, _AUTOENCODER, reconstruct)}
 
-    def _play_images(self, batch: Batch, batch_idx: int) -> None:
+    def play_images(self, image: Tensor) -> dict[str, Tensor]:
         """ALOCC: the discriminator tells images from reconstructions, which try to pass."""
-        image = batch["image"]
         noisy = self._noisy(image)
         with torch.no_grad():
             restored = self.decoder(self.encoder(noisy))
@@ -199,9 +182,8 @@ class OCGAN(AnomalyModule):
             loss: Tensor = passing + self.hparams["reconstruction_weight"] * error
             return loss
 
-        losses = {"train/discriminator_loss": player_step(self, _DISCRIMINATORS, discriminate)}
-        losses["train/loss"] = player_step(self, _AUTOENCODER, reconstruct)
-        self.log_dict(losses)
+        losses = {"discriminator_loss": player_step(self, _DISCRIMINATORS, discriminate)}
+        return {**losses, "loss": player_step(self, _AUTOENCODER, reconstruct)}
 
     def _noisy(self, image: Tensor) -> Tensor:
         noisy: Tensor = image + self.hparams["noise"] * torch.randn_like(image)

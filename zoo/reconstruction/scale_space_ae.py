@@ -4,33 +4,33 @@ Baur et al. 2020, "Scale-space autoencoders for unsupervised anomaly segmentatio
 from the abstract: bands are compressed one by one and put together again, so that coarse and fine detail come back.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.module import AnomalyModule, Batch, Prediction
-from zoo.nn.convolutional import Norm, SpatialAutoencoder
+from zoo.module import Prediction
+from zoo.reconstruction._reconstructor import Reconstructor
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.residual import residual_map
 from zoo.scoring.smoothing import gaussian_blur
 
 
-class ScaleSpaceAutoencoder(AnomalyModule):
+class ScaleSpaceAutoencoder(Reconstructor):
     """Autoencoders of the bands of a Laplacian pyramid (scale-space AE), re-constructed from the abstract.
 
     Loss: absolute error of every band and of the image that they make up. Map: absolute error of that image. Number of
     bands, networks and weights are ours.
 
     Args:
-        image_size: (H, W) in pixels, multiples of ``2 ** (bands - 1 + len(hidden_dims))``.
-        in_channels: image channels.
         bands: of the pyramid, the coarsest one included.
         hidden_dims: channels after each halving of a band.
         latent_dim: channels of each code's map.
-        norm: ``batch``, ``instance`` or ``none``.
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
-        lr: learning rate of Adam.
+        **autoencoder: arguments of :class:`~zoo.reconstruction._reconstructor.Reconstructor`; ``image_size`` in
+            multiples of ``2 ** (bands - 1 + len(hidden_dims))``.
     """
 
     reference = {
@@ -47,51 +47,33 @@ class ScaleSpaceAutoencoder(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         bands: int = 3,
         hidden_dims: tuple[int, ...] = (16, 32, 64),
         latent_dim: int = 8,
-        norm: Norm = "batch",
         score: PoolingRule = "mean",
         score_fraction: float = 0.1,
-        lr: float = 1e-3,
+        **autoencoder: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(hidden_dims=hidden_dims, latent_dim=latent_dim, **autoencoder)
 
     def build(self) -> None:
         """Create an autoencoder for each band."""
-        hp = self.hparams
-        self.networks = nn.ModuleList(
-            SpatialAutoencoder(
-                self.in_channels,
-                tuple(side // 2**level for side in self.image_size),
-                hidden_dims=tuple(hp["hidden_dims"]),
-                latent_dim=hp["latent_dim"],
-                norm=hp["norm"],
-            )
-            for level in range(hp["bands"])
-        )
+        self.networks = nn.ModuleList(self.spatial(level) for level in range(self.hparams["bands"]))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def losses(self, image: Tensor) -> dict[str, Tensor]:
         """Absolute error of the bands and of the image."""
-        image = batch["image"]
         bands = split_bands(image, self.hparams["bands"])
-        made = [network(band).float() for network, band in zip(self.networks, bands, strict=True)]
+        made = self.reconstruct(bands)
         errors = [F.l1_loss(one, band) for one, band in zip(made, bands, strict=True)]
-        loss = torch.stack([*errors, F.l1_loss(join_bands(made), image)]).sum()
-        self.log("train/loss", loss)
-        return loss
+        return {"loss": torch.stack([*errors, F.l1_loss(join_bands(made), image)]).sum()}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with a constant rate."""
-        return torch.optim.Adam(self.networks.parameters(), lr=self.hparams["lr"])
+    def reconstruct(self, bands: list[Tensor]) -> list[Tensor]:
+        """What the autoencoders make of the bands, float32."""
+        return [network(band).float() for network, band in zip(self.networks, bands, strict=True)]
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Absolute error of the image put together from its bands."""
-        bands = split_bands(image, self.hparams["bands"])
-        made = [network(band).float() for network, band in zip(self.networks, bands, strict=True)]
-        reconstruction = join_bands(made)
+        reconstruction = join_bands(self.reconstruct(split_bands(image, self.hparams["bands"])))
         return Prediction(None, residual_map(reconstruction, image, "l1"), reconstruction)
 
 

@@ -4,14 +4,15 @@ Zimmerer et al. 2019, "Unsupervised anomaly localization using variational auto-
 form that Meissen et al. 2022 compare with; restoration as Chen et al. 2020 (arXiv 2005.00031).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Prediction
 from zoo.nn.convolutional import DenseAutoencoder, Norm
+from zoo.reconstruction._reconstructor import Reconstructor
 from zoo.scoring.pooling import pool_map
 from zoo.scoring.residual import residual_loss, residual_map
 from zoo.scoring.ssim import gaussian_window
@@ -20,15 +21,13 @@ VAEMap = Literal["combined", "reconstruction", "kl_gradient", "elbo_gradient", "
 VAEScore = Literal["kl", "reconstruction", "elbo", "map"]
 
 
-class VariationalAutoencoder(AnomalyModule):
+class VariationalAutoencoder(Reconstructor):
     """Variational autoencoder (VAE) with gradient-based, combined and restoration maps.
 
     The original draws the code at test time too and scales the gradient over the batch, so its maps depend on chance
     and on the other images; here the code is its mean and each image is scaled by itself.
 
     Args:
-        image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``.
-        in_channels: image channels.
         hidden_dims: channels after each halving of the image.
         latent_dim: length of the code.
         norm: ``none`` as the original, ``instance`` or ``batch``.
@@ -44,6 +43,7 @@ class VariationalAutoencoder(AnomalyModule):
         restoration_rate: their size, for the loss summed over pixels and the image in [0, 1].
         restoration_tv: weight of the total variation.
         lr: learning rate of Adam.
+        **autoencoder: ``image_size`` and ``in_channels``.
     """
 
     reference = {
@@ -61,8 +61,6 @@ class VariationalAutoencoder(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         hidden_dims: tuple[int, ...] = (16, 32, 64, 128, 256),
         latent_dim: int = 256,
         norm: Norm = "none",
@@ -74,39 +72,26 @@ class VariationalAutoencoder(AnomalyModule):
         restoration_rate: float = 0.02,
         restoration_tv: float = 0.05,
         lr: float = 2e-4,
+        **autoencoder: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(hidden_dims=hidden_dims, latent_dim=latent_dim, norm=norm, lr=lr, **autoencoder)
 
     def build(self) -> None:
         """Create the network; its encoder puts out mean and log variance."""
-        self.network = DenseAutoencoder(
-            self.in_channels,
-            self.image_size,
-            hidden_dims=tuple(self.hparams["hidden_dims"]),
-            latent_dim=self.hparams["latent_dim"],
-            code_dim=2 * self.hparams["latent_dim"],
-            norm=self.hparams["norm"],
-        )
+        self.network = self.dense(code_dim=2 * self.hparams["latent_dim"])
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the code, each ``(B, latent_dim)``."""
         mean, log_variance = self.network.encode(image).float().chunk(2, dim=1)
         return mean, log_variance
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def losses(self, image: Tensor) -> dict[str, Tensor]:
         """Reconstruction error of a drawn code's image plus the weighted KL term."""
-        image = batch["image"]
         mean, log_variance = self.encode(image)
         code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        reconstruction_loss = residual_loss(self.network.decode(code), image, self.hparams["loss"])
-        kl_loss = kl_divergence(mean, log_variance).mean()
-        loss: Tensor = reconstruction_loss + self.hparams["kl_weight"] * kl_loss
-        self.log_dict({"train/loss": loss, "train/reconstruction": reconstruction_loss, "train/kl": kl_loss})
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with a constant rate."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.hparams["lr"])
+        error = residual_loss(self.network.decode(code), image, self.hparams["loss"])
+        kl = kl_divergence(mean, log_variance).mean()
+        return {"loss": error + self.hparams["kl_weight"] * kl, "reconstruction": error, "kl": kl}
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """The chosen map and score; the code is its mean."""

@@ -21,10 +21,10 @@ class Mood21(UNetSegmenter):
     optimiser, score, and this package's U-Net.
 
     Args:
-        share: share of training images with copies.
         sides: bounds of a box's sides, as shares of the image's.
         copies: most boxes in an image.
         jitter: largest change of a copy's intensity, as a share of the image's range.
+        share: share of training images with copies.
         depth: halvings of the U-Net.
         **unet: arguments of :class:`~zoo.self_supervised._segmenter.UNetSegmenter`; ``lr`` falls along a cosine.
     """
@@ -42,10 +42,10 @@ class Mood21(UNetSegmenter):
     def __init__(
         self,
         *,
-        share: float = 0.9,
         sides: tuple[float, float] = (0.05, 0.4),
         copies: int = 3,
         jitter: float = 0.1,
+        share: float = 0.9,
         depth: int = 4,
         **unet: Any,
     ) -> None:

@@ -4,31 +4,30 @@ Meissen, Kaissis, Rueckert 2021, "Challenging current semi-supervised anomaly se
 (arXiv 2109.06023): histogram-equalise, then threshold.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Prediction
 from zoo.scoring.pooling import PoolingRule, pool_map
+from zoo.statistical._untrained import Untrained
 
 _BINS = 256
 
 
-class HistogramThreshold(AnomalyModule):
+class HistogramThreshold(Untrained):
     """Histogram equalisation and intensity threshold; nothing is trained.
 
-    The map is the equalised intensity; the threshold is left to the metrics. Right where lesions are brighter than all
-    healthy tissue (FLAIR), wrong elsewhere (T1, where ``bright`` false may serve).
+    The map is the equalised intensity, averaged over channels; the threshold is left to the metrics. Right where
+    lesions are brighter than all healthy tissue (FLAIR), wrong elsewhere (T1, where ``bright`` false may serve).
 
     Args:
-        image_size: (H, W) or (D, H, W) in pixels.
-        in_channels: image channels; they are averaged.
         equalise: ``none`` where the DataModule equalises whole volumes, as the paper does; ``image`` equalises each
             image over its foreground.
         bright: bright pixels are anomalous; False: dark ones.
         score: pooling of the map to the image score; the mean of an equalised image says nothing.
-        score_fraction: share of pixels that ``top_q`` averages.
+        **untrained: arguments of :class:`~zoo.statistical._untrained.Untrained`.
     """
 
     reference = {
@@ -44,21 +43,12 @@ class HistogramThreshold(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         equalise: Literal["none", "image"] = "none",
         bright: bool = True,
         score: PoolingRule = "top_q",
-        score_fraction: float = 0.1,
+        **untrained: Any,
     ) -> None:
-        super().__init__()
-
-    def stages(self) -> tuple[Stage, ...]:
-        """One pass that collects nothing: a fit leaves a checkpoint like any other method's."""
-        return (Stage("collect", self.collect),)
-
-    def collect(self, batch: Batch, batch_idx: int) -> None:
-        """Nothing to learn."""
+        super().__init__(score=score, **untrained)
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Equalised intensity of the foreground, 0 in the background."""

@@ -1,25 +1,24 @@
 """A map of noise: the floor that every table of metrics stands on, its last row."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
-from zoo.scoring.pooling import PoolingRule
+from zoo.module import Prediction
+from zoo.statistical._untrained import Untrained
 
 _ODD = (-7046029254386353131, -4658895280553007687, -7723592293110705685)  # splitmix64's constants, as int64
 
 
-class RandomMap(AnomalyModule):
+class RandomMap(Untrained):
     """Uniform noise as anomaly map; nothing is trained.
 
     The noise follows from the image's own values, so that predictions can be repeated and do not depend on the batch.
 
     Args:
-        image_size: (H, W) or (D, H, W) in pixels.
-        in_channels: image channels.
         noise_seed: another seed, other noise.
-        score: pooling of the map to the image score.
-        score_fraction: share of pixels that ``top_q`` averages.
+        **untrained: arguments of :class:`~zoo.statistical._untrained.Untrained`.
     """
 
     reference = {
@@ -33,23 +32,8 @@ class RandomMap(AnomalyModule):
     fitting = "single_pass"
     tiny = {"image_size": 32}
 
-    def __init__(
-        self,
-        *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
-        noise_seed: int = 0,
-        score: PoolingRule = "mean",
-        score_fraction: float = 0.1,
-    ) -> None:
-        super().__init__()
-
-    def stages(self) -> tuple[Stage, ...]:
-        """One pass that collects nothing: a fit leaves a checkpoint like any other method's."""
-        return (Stage("collect", self.collect),)
-
-    def collect(self, batch: Batch, batch_idx: int) -> None:
-        """Nothing to learn."""
+    def __init__(self, *, noise_seed: int = 0, **untrained: Any) -> None:
+        super().__init__(**untrained)
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Noise in [0, 1]."""
