@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from datamodules.base import AnomalyDataModule
-from datamodules.brain import find_volumes, sources, what_is_there
+from datamodules.brain import default_source, find_volumes, sources, what_is_there
 from datamodules.brain.preparing import (
     MODEL_GRID,
     SLAB,
@@ -27,6 +27,7 @@ from zoo.errors import UserError
 from zoo.registry import nearest
 
 Sequence = Literal["t1", "t2", "flair"]
+_HEALTHY, _ILL = default_source("healthy"), default_source("ill")
 if TYPE_CHECKING:
     Healthy = str
     Ill = str
@@ -70,8 +71,8 @@ class BrainMRI(AnomalyDataModule):
         self,
         *,
         root: str | None = None,
-        train: Healthy = "hcp",
-        test: Ill = "brats20",
+        train: Healthy = _HEALTHY,
+        test: Ill = _ILL,
         sequence: Sequence = "t1",
         mode: Literal["slices", "volumes", "slab"] = "slices",
         unstripped: Unstripped = "refuse",
@@ -108,7 +109,7 @@ class BrainMRI(AnomalyDataModule):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """Test set, sequence and mode, for example ``brats20_t1``."""
+        """Test set, sequence and mode, for example ``<source>_t1``."""
         return f"{self.test}_{self.sequence}" + {"slices": "", "volumes": "_3d", "slab": "_slab"}[self.mode]
 
     @property

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
+from zoo.callbacks.attached import attached
 from zoo.callbacks.resume_point import at_batch_end, at_epoch_end, count_epoch, end_epoch, settle
 from zoo.errors import UserError
 from zoo.nn.processes import alike, differing, without_repeats
@@ -95,7 +96,7 @@ class Staging(Callback):
 
     def attach(self, trainer: Trainer) -> None:
         """Join the trainer's callbacks in the place of an earlier method's, before what writes checkpoints."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        callbacks = attached(trainer)
         callbacks[:] = [one for one in callbacks if not isinstance(one, Staging)]
         first = next((number for number, one in enumerate(callbacks) if isinstance(one, Checkpoint)), len(callbacks))
         callbacks.insert(first, self)

@@ -4,6 +4,7 @@ A file holds a ``card`` (see :mod:`datamodules.registry`) and ``find(root, seque
 records of its official tree, their subjects without the source's name. Entries of the card for this folder alone:
 
 * ``role``: ``healthy`` or ``ill``;
+* ``default``: taken for the role where none is named;
 * ``sequences``: those that the source has; empty where the files do not say what they are;
 * ``labels``: label values of the ground truth;
 * ``skull``: the volumes are published with their skull;
@@ -30,6 +31,11 @@ def sources(role: str = "") -> dict[str, DataSet]:
     return {
         name: entry for name, entry in cards().items() if entry.group == "brain" and role in ("", entry.more["role"])
     }
+
+
+def default_source(role: str) -> str:
+    """Name of the source that is taken for a role where none is named."""
+    return next(name for name, entry in sources(role).items() if entry.more.get("default"))
 
 
 def find_volumes(root: Path, name: str, sequence: str, problems: list[BadFile]) -> Iterator[Record]:

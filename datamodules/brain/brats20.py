@@ -21,6 +21,7 @@ card = {
     "protocol": "feature autoencoder: T1 registered to SRI24, slices 55 to 134, a tenth of the slices selects",
     "leaks": "years share cases; slices without tumour still show its mass effect",
     "role": "ill",
+    "default": True,
     "sequences": ("t1", "t2", "flair"),
     "labels": (0, 1, 2, 4),
 }

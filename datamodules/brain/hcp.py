@@ -26,6 +26,7 @@ card = {
     "protocol": "multi-task paper: T2, all subjects, 2 mm",
     "leaks": "twins and siblings are among the subjects; which ones is restricted data",
     "role": "healthy",
+    "default": True,
     "sequences": ("t1", "t2"),
 }
 _BRAIN = "_acpc_dc_restore_brain.nii.gz"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from zoo.callbacks.attached import attached
 from zoo.callbacks.gathering import Gathering, method_name
 from zoo.decision.calibration import Calibration, sorted_by_score
 from zoo.decision.cases import CaseScore, group
@@ -29,8 +30,7 @@ class ReserveCalibration(Callback):
 
 def selected_by(trainer: Trainer) -> str:
     """What is chosen by validation: names of callbacks and schedulers with what they monitor; empty if nothing."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    found = [(type(one).__name__, str(getattr(one, "monitor", None))) for one in callbacks]
+    found = [(type(one).__name__, str(getattr(one, "monitor", None))) for one in attached(trainer)]
     found += [(type(one.scheduler).__name__, str(one.monitor)) for one in trainer.lr_scheduler_configs]
     return ", ".join(f"{name} {monitor}" for name, monitor in found if monitor.startswith("val/"))
 

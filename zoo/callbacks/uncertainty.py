@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
+from zoo.callbacks.attached import attached
 from zoo.files import whole, write_text
 from zoo.metrics.selective import RiskCoverage, risk_coverage
 from zoo.sample import data_of
@@ -56,7 +57,7 @@ class UncertaintyCurves(Callback):
         error, anomalous = (probability - truth) ** 2, truth > 0.5
         parts = {"all pixels": np.ones_like(anomalous), "healthy pixels": ~anomalous, "anomalous pixels": anomalous}
         self.curves = {name: risk_coverage(error[part], doubt[part]) for name, part in parts.items() if part.any()}
-        outputs = [one.output for one in trainer.callbacks if isinstance(one, AnomalyMetrics)]  # type: ignore[attr-defined]
+        outputs = [one.output for one in attached(trainer) if isinstance(one, AnomalyMetrics)]
         if trainer.is_global_zero and outputs and outputs[0] is not None:
             phantom = bool(getattr(data_of(trainer), "phantom", False))
             write(self.curves, Path(outputs[0]).parent, phantom)

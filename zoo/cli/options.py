@@ -39,7 +39,7 @@ def take_run(options: list[str]) -> tuple[list[str], Run | None, bool]:
             raise UserError("--trust belongs to --run FOLDER; a file given by --config is your own")
         return rest, None, False
     if not folder:
-        raise UserError("--run needs the folder of a run, for example --run runs/fae-medmnist-001")
+        raise UserError("--run needs the folder of a run, for example --run runs/NAME")
     return rest, open_run(Path(folder)), trust
 
 
@@ -58,7 +58,7 @@ def method_with_settings(name: str) -> str:
 
 
 def data_class(name: str) -> str:
-    """Import path of a data set: ``CovidX``, ``covidx`` or a path, also of the user's own class."""
+    """Import path of a data set: its class or file by name, or a path, also of the user's own class."""
     if _foreign(name):
         return name
     known = class_names()

@@ -28,6 +28,7 @@ from datamodules.base import AnomalyDataModule
 from datamodules.records import write_csv
 from datamodules.registry import class_names
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
+from zoo.callbacks.attached import attached
 from zoo.callbacks.calibrating import ReserveCalibration
 from zoo.callbacks.init_from import InitFrom
 from zoo.callbacks.last_checkpoint import LastCheckpoint
@@ -364,7 +365,7 @@ class ZooCLI(LightningCLI):
         except Exception as error:  # loggers and plugins raise what they like
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"trainer: {reason or type(error).__name__}") from error
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = attached(trainer)
         own: list[Callback] = [_PlaceOutputs(self), *self.call.callbacks]
         if self.subcommand == "fit":
             own.append(ReserveCalibration())
@@ -419,11 +420,10 @@ class ZooCLI(LightningCLI):
         self.fit_seconds = time.perf_counter() - started
         if self.folder is not None:
             self.calibration = calibrate_after_fit(self.trainer, self.model, self.datamodule, self.folder)
-            self._take_decision(self.trainer.callbacks)  # type: ignore[attr-defined]
+            self._take_decision(attached(self.trainer))
         tested = self.run is not None and (self.run.folder / "metrics.json").exists()
         if self._given.test_after_fit and not tested:
-            callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-            best = [one.best_model_path for one in callbacks if isinstance(one, ModelCheckpoint)]
+            best = [one.best_model_path for one in attached(self.trainer) if isinstance(one, ModelCheckpoint)]
             best_path = next((path for path in best if path), None)  # None tests the last weights
             self.trainer.test(self.model, self.datamodule, ckpt_path=best_path, weights_only=True, verbose=False)
         self._say("test", "predict --input FILE_OR_FOLDER")
@@ -485,7 +485,7 @@ def _path(path: Path | None) -> str | None:
 
 
 def _find(trainer: Any, kind: type[Any]) -> Any:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
+    return next(callback for callback in attached(trainer) if isinstance(callback, kind))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -517,7 +517,7 @@ class _PlaceOutputs(Callback):
             name = "test"
         made = new_folder(run, name) if name is not None and trainer.is_global_zero else run
         results = trainer.strategy.broadcast(made)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in attached(trainer):
             if isinstance(callback, PlacesOutputs):
                 callback.place_outputs(run, results, stage)
             elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:  # Lightning's own
@@ -526,7 +526,7 @@ class _PlaceOutputs(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let the best checkpoints be those beside this one: a run may have been moved, and a file may say anything."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in attached(trainer):
             state = checkpoint.get("callbacks", {}).get(getattr(callback, "state_key", None))
             if isinstance(callback, ModelCheckpoint) and isinstance(state, dict) and callback.dirpath is not None:
                 _settle_in(state, Path(callback.dirpath))
