@@ -211,6 +211,44 @@ def test_other_loggers_write_into_the_run_folder(data):
     assert not Path("mine").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        (["--trainer.logger", "csv"], "lightning_logs"),
+        (["--trainer.logger=CSVLogger", "--trainer.logger.name", "mine"], "mine"),
+        (["--trainer.logger.class_path", "CSVLogger", "--trainer.logger.init_args.name", "mine"], "mine"),
+        (["--trainer.logger", '{"class_path": "CSVLogger", "init_args": {"name": "mine"}}'], "mine"),
+        (["--trainer.logger", "[csv]"], "lightning_logs"),
+        (["--config", "log.yaml"], "mine"),
+    ],
+)
+def test_loggers_by_name_write_into_the_run_folder(data, options, folder):
+    Path("log.yaml").write_text("trainer:\n  logger: [{class_path: CSVLogger, init_args: {name: mine}}]\n")
+    assert main(["fit", "--config", "models/statistical", *data, *options]) == 0
+    assert (only_run() / folder / "version_0").is_dir()
+
+
+def test_a_logger_that_cannot_be_had_is_one_sentence(data, capsys, monkeypatch):
+    import importlib.util
+
+    there = importlib.util.find_spec
+    absent = ("tensorboard", "tensorboardX", "mlflow", "mlflow_skinny")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in absent else there(name, *more))
+    for value, told in (
+        ("tensorboard", "TensorBoardLogger: the package tensorboard is not installed; pip install tensorboard"),
+        ("[csv, MLFlowLogger]", "MLFlowLogger: the package mlflow is not installed; pip install mlflow"),
+        ("tensorbord", "no logger 'tensorbord'; nearest: tensorboard"),
+    ):
+        assert main(["fit", "--config", "models/statistical", *data, "--trainer.logger", value]) == 2
+        assert told in capsys.readouterr().err
+    assert not Path("runs").exists()
+    Path("log.yaml").write_text("trainer:\n  logger: tensorboard\n")
+    if there("tensorboard") is None and there("tensorboardX") is None:
+        assert main(["fit", "--config", "models/statistical", *data, "--config", "log.yaml"]) == 2
+        assert "tensorboard" in capsys.readouterr().err
+    assert main(["fit", "--config", "models/statistical", *data, "--config", "log.yaml", "--trainer.logger", "csv"]) == 0
+
+
 def test_best_checkpoint_is_the_one_that_is_tested(data):
     Path("best.yaml").write_text(
         "trainer:\n  callbacks:\n  - class_path: ModelCheckpoint\n"

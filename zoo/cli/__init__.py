@@ -49,6 +49,7 @@ usage: lightning fit|validate|test|predict --config FILE_OR_NAME ... [--key valu
   --predictions.formats [png,nifti,html,seg,sr,pm,sc]    predict: files beside the tables
   --decision.level 0.05      share of healthy cases that may be flagged    --decision.confidence 0.95
   --metrics.foreground_only true     --panels.count N     --last_checkpoint.minutes N
+  --trainer.logger csv|tensorboard|wandb|mlflow|comet, or [csv,wandb]
   --trainer.default_root_dir DIR     runs are made here, default: runs
   --print_config             show the merged configuration
 

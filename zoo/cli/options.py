@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.registry import class_names
+from zoo.cli.loggers import logger_option, logger_setting
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import find_settings, nearest
@@ -101,20 +102,27 @@ def resolve_names(options: list[str]) -> tuple[list[str], list[Path]]:
     for key, resolve in _RESOLVERS.items():
         resolvers |= dict.fromkeys((f"--{key}", f"--{key}.class_path", f"--{key}.help"), resolve)
     resolvers["--model"] = method_with_settings
+    resolvers |= dict.fromkeys(("--trainer.logger", "--trainer.logger+"), logger_option)
     resolved: list[str] = []
     pending: Callable[[str], str] | None = None
     for word in options:
         word = re.sub(r"^--init_from(?==|$)", "--init_from.source", word)
+        word = re.sub(r"^--trainer\.logger\.class_path(?==|$)", "--trainer.logger", word)
         key, equals, value = word.partition("=")
         if pending is not None:
-            resolved.append(word if word.startswith(("-", "{")) else pending(word))
+            resolved.append(word if word.startswith("-") else _resolved(word, pending))
             pending = None
         elif key in resolvers and equals:
-            resolved.append(f"{key}={value if value.startswith('{') else resolvers[key](value)}")
+            resolved.append(f"{key}={_resolved(value, resolvers[key])}")
         else:
             pending = resolvers.get(word)
             resolved.append(word)
     return resolved, files
+
+
+def _resolved(value: str, resolve: Callable[[str], str]) -> str:
+    """Names become paths; a mapping is left as it is, but for loggers, which get their folder."""
+    return value if value.startswith("{") and resolve is not logger_option else resolve(value)
 
 
 def _check(path: Path) -> None:
@@ -129,7 +137,10 @@ def _check(path: Path) -> None:
 
 
 def resolve_classes(content: dict[str, Any]) -> None:
-    """Put full class paths for short names of a method and a data set, and a variant's arguments, in place."""
+    """Put full class paths for short names of a method, a data set and loggers, a variant's arguments too, in place."""
+    trainer = content.get("trainer")
+    if isinstance(trainer, dict) and "logger" in trainer:
+        trainer["logger"] = logger_setting(trainer["logger"])
     for key, resolve in _RESOLVERS.items():
         part = content.get(key)
         if isinstance(part, str) and not part.endswith((".yaml", ".yml", ".json")):

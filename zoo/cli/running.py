@@ -343,10 +343,13 @@ class ZooCLI(LightningCLI):
             super().instantiate_classes()
         except UserError:
             raise
-        except ValueError as error:
+        except (ModuleNotFoundError, ValueError) as error:
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
+            if isinstance(cause, ModuleNotFoundError):  # of loggers and the like, whose packages are not ours
+                reason = " ".join(str(cause).split())[:200]
+                raise UserError(f"trainer: {reason}; or take another, for example --trainer.logger csv") from error
             raise UserError(str(cause)) if isinstance(cause, ValueError) else cause from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
