@@ -13,6 +13,7 @@ from zoo.registry import arguments, find, load_class, methods, nearest, variants
 _KEYS = ("name", "models", "data", "seeds", "trainer", "metrics", "budget", "timeout_minutes", "published", "selection")
 # How images are served in training is the method's affair; which images, the benchmark's data entry says alone.
 _SERVING = ("batch_size", "random_crop", "val_fraction", "max_val_images")
+PLACES = ("root", "train_root", "test_root", "table")  # of a data set's files
 _SATURATED = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
     "init_args": {
@@ -272,12 +273,18 @@ def data_fingerprint(config: dict[str, Any]) -> str:
     """SHA-256 of a data set's options and of its files' names, sizes and times, or of the generator's version."""
     from datamodules.phantoms import VERSION
 
-    root = config["data"].get("init_args", {}).get("root")
-    files: Any = {"phantom": VERSION}
-    if root is not None:
-        folder = Path(root).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"data.root: no folder {folder}; give the folder of the data, or none to run on a phantom")
-        found = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
-        files = [[path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in found]
-    return hashlib.sha256(json.dumps([config, files], sort_keys=True).encode()).hexdigest()
+    given = config["data"].get("init_args", {})
+    places = [str(given[key]) for key in PLACES if given.get(key) is not None]
+    files = [entry for place in places for entry in _files_of(Path(place).expanduser())]
+    content: Any = files if places else {"phantom": VERSION}
+    return hashlib.sha256(json.dumps([config, content], sort_keys=True).encode()).hexdigest()
+
+
+def _files_of(place: Path) -> list[list[Any]]:
+    """Name, size and time of a file, or of all files below a folder."""
+    if place.is_file():  # a table, or a set in one file
+        return [[place.name, place.stat().st_size, place.stat().st_mtime_ns]]
+    if not place.is_dir():
+        raise UserError(f"data.root: no folder {place}; give the folder of the data, or none to run on a phantom")
+    found = ((path, path.stat()) for path in sorted(place.rglob("*")) if path.is_file())
+    return [[path.relative_to(place).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in found]

@@ -419,6 +419,30 @@ def test_changed_configuration_or_data_is_run_again(config, image_folder, tmp_pa
     assert not set(changed) & {cell.fingerprint for cell in read_plan(str(config)).cells}
 
 
+def test_sets_in_one_file_or_two_places_are_followed(tmp_path):
+    from datamodules import phantoms
+
+    phantoms.write("medmnist", tmp_path / "mnist", layout="pneumoniamnist")
+    for name in ("hcp", "brats20"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "one.nii").write_bytes(b"1")
+    file = tmp_path / "mnist" / "pneumoniamnist.npz"
+    text = (
+        "name: tiny\nmodels:\n  ae: {config: autoencoder, init_args: {hidden_dims: [8, 16], latent_dim: 8}}\ndata:\n"
+        f"  one: {{config: medmnist, init_args: {{root: {file}, image_size: 32}}}}\n"
+        f"  two: {{config: brain_mri, init_args: {{train_root: {tmp_path}/hcp, test_root: {tmp_path}/brats20}}}}\n"
+        "trainer: {accelerator: cpu, max_epochs: 1}\nseeds: [0]\n"
+    )
+    (tmp_path / "tiny.yaml").write_text(text)
+    prints = [cell.fingerprint for cell in read_plan(str(tmp_path / "tiny.yaml")).cells]
+    for changed, path in ((0, file), (1, tmp_path / "hcp" / "one.nii"), (1, tmp_path / "brats20" / "one.nii")):
+        os.utime(path, (1, 1))
+        now = [cell.fingerprint for cell in read_plan(str(tmp_path / "tiny.yaml")).cells]
+        assert [a != b for a, b in zip(prints, now, strict=True)] == [number == changed for number in (0, 1)]
+        prints = now
+    assert benchmark(tmp_path / "tiny.yaml", tmp_path / "lb", "--only", "ae--one--0") == 0
+
+
 def test_star_adds_the_methods_without_an_entry_of_their_own():
     models = {cell.method: cell.config["model"] for cell in read_plan("all_phantom").cells}
     assert set(methods()) - {"ensemble"} <= models.keys()

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from benchmarks.plan import Cell
+from benchmarks.plan import PLACES, Cell
 from datamodules.registry import cards, class_names
 from zoo.cli.parsing import use_short_names
 from zoo.cli.running import Call, ZooCLI, quieten
@@ -101,7 +101,7 @@ def missing_data(cells: Iterable[Cell]) -> list[str]:
     for cell in cells:
         data = cell.config["data"]
         arguments = data.get("init_args", {})
-        if arguments.get("root") is not None or cell.dataset in lines:
+        if any(arguments.get(key) is not None for key in PLACES) or cell.dataset in lines:
             continue
         own = class_names().get(data["class_path"].rpartition(".")[2], "")
         names = [arguments[key] for key in ("train", "test") if arguments.get(key) in cards()] or [own]
