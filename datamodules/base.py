@@ -137,6 +137,7 @@ class AnomalyDataModule(LightningDataModule):
         self._folder: Path | None = None
         self._predict: CachedImages | None = None
         self._reserved = False
+        self._sizing = False  # spatial_size is being found out
         self.predict_split: str | None = None
         self._assigned: dict[str, frozenset[str]] = {}
 
@@ -203,7 +204,16 @@ class AnomalyDataModule(LightningDataModule):
             UserError: ``image_size`` is not set and the files do not tell it.
         """
         if self.image_size is None:
-            self.setup()
+            if self._sizing:
+                raise UserError(
+                    f"data.image_size: {type(self).__name__} needs it, its preprocessing asks for the size before a "
+                    "file is read; give one, for example 128"
+                )
+            self._sizing = True
+            try:
+                self.setup()
+            finally:
+                self._sizing = False
             assert self.store is not None
             return self.store.shape[1:]
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)

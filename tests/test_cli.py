@@ -246,7 +246,9 @@ def test_a_logger_that_cannot_be_had_is_one_sentence(data, capsys, monkeypatch):
     if there("tensorboard") is None and there("tensorboardX") is None:
         assert main(["fit", "--config", "models/statistical", *data, "--config", "log.yaml"]) == 2
         assert "tensorboard" in capsys.readouterr().err
-    assert main(["fit", "--config", "models/statistical", *data, "--config", "log.yaml", "--trainer.logger", "csv"]) == 0
+    assert (
+        main(["fit", "--config", "models/statistical", *data, "--config", "log.yaml", "--trainer.logger", "csv"]) == 0
+    )
 
 
 def test_best_checkpoint_is_the_one_that_is_tested(data):

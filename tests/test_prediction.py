@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from zoo.cli import main
@@ -55,6 +56,29 @@ def test_data_and_machine_may_be_gone(away, capsys):
     assert main([*command, "--input", "nothing*.png"]) == 2
     assert main([*command, "--input", "new", "--data.intensity_range", "[0, 9]"]) == 2
     assert "--input new" in capsys.readouterr().err.splitlines()[-1], "the advised command keeps the caller's options"
+
+
+def test_an_older_run_goes_on(tmp_path, monkeypatch):
+    """As of November 2026: the range of values was an argument of some methods, the multi-task rule one of metrics."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        folder = Path("own", *("train/normal", "test/normal", "test/anomalous")[number // 6 + number // 9].split("/"))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(folder / f"{number}.png")
+    command = ["fit", "--config", "models/cutpaste", "--data", "Folder", "--data.root", "own", "--data.cache_dir", "c"]
+    command += ["--data.image_size", "32", "--trainer.accelerator", "cpu", "--trainer.max_steps", "1"]
+    assert main([*command, "--panels.count", "0"]) == 0
+    (run,) = Path("runs").iterdir()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_args"]["value_range"] = [0.0, 1.0]
+    del config["metrics"]["protocol"]
+    config["metrics"]["pixel_ap_group"] = 20
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.warns(UserWarning, match=r"metrics\.protocol multi_task has no figures"):  # there are no masks
+        assert main(["test", "--run", str(run)]) == 0
+    assert main(["predict", "--run", str(run), "--input", "own/test", "--predictions.formats", "[]"]) == 0
+    assert main(["fit", "--run", str(run)]) == 0
 
 
 def test_scores_are_kept_where_maps_cannot_be_written(away, capsys):

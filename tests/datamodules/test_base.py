@@ -334,6 +334,22 @@ def test_thresholded_images_are_refused(tmp_path: Path, write_folder: Any) -> No
         Folder(root=str(root), cache_dir=str(tmp_path / "c")).setup()
 
 
+class _Sized(CovidX):
+    """A data set of a user's: its preprocessing asks for the size, and there is no default."""
+
+    image_size = None
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.image_size = None
+
+
+def test_a_size_that_nobody_gives_is_asked_for(tmp_path: Path) -> None:
+    for ask in (_Sized.setup, lambda data: data.image_shape):
+        with pytest.raises(UserError, match=r"data\.image_size: _Sized needs it.* give one, for example 128"):
+            ask(_Sized(cache_dir=str(tmp_path / "c")))
+
+
 def test_masks_are_absent_when_anomalies_are_not_outlined(own: Path, tmp_path: Path) -> None:
     shutil.rmtree(own / "masks")
     batch = next(iter(Folder(root=str(own), cache_dir=str(tmp_path / "c")).test_dataloader()))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.registry import class_names
-from zoo.cli.options import missing_sections, resolve_names, take_run, with_place
+from zoo.cli.options import missing_sections, resolve_names, take_run, todays, with_place
 from zoo.cli.words import tidy
 from zoo.configs import read_yaml
 from zoo.errors import UserError
@@ -50,7 +50,9 @@ def check_call(argv: list[str]) -> None:
         check_run(run)
     resolved, files = resolve_names(tidy(rest))
     call = _Call(command)
-    for path in [*([] if run is None else [run.config]), *files]:
+    if run is not None:
+        call.add_file(todays(read_yaml(run.config)))
+    for path in files:
         call.add_file(read_yaml(path))
     for key, value in _pairs(resolved):
         call.add_option(key, value)

@@ -153,6 +153,27 @@ def resolve_classes(content: dict[str, Any]) -> None:
                 part["init_args"] = {**settings, **(part.get("init_args") or {})}
 
 
+def todays(content: Any) -> Any:
+    """The configuration of a run, maybe an older one, without what has gone since; what it meant stays.
+
+    Args:
+        content: of a run's ``config.yaml``; not altered.
+    """
+    if not isinstance(content, dict):
+        return content
+    kept = dict(content)
+    metrics, model = kept.get("metrics"), kept.get("model")
+    if isinstance(metrics, dict) and "pixel_ap_group" in metrics:
+        kept["metrics"] = {key: value for key, value in metrics.items() if key != "pixel_ap_group"}
+        if metrics["pixel_ap_group"] is not None:
+            kept["metrics"].setdefault("protocol", "multi_task")
+    own = model.get("init_args") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(own, dict) and str(model.get("class_path")).startswith("zoo."):
+        settled = {key: value for key, value in own.items() if key != "value_range"}  # the data and the checkpoint tell
+        kept["model"] = {**model, "init_args": settled}
+    return kept
+
+
 # ---- mistakes -----------------------------------------------------------------------------------------------------
 
 

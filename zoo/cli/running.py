@@ -39,7 +39,7 @@ from zoo.callbacks.prediction_writer import PredictionWriter
 from zoo.checkpoints.loading import lightning_file, same_backbone
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.cli.calibrate import calibrate_after_fit, find_calibration
-from zoo.cli.options import resolve_names, take_run, with_place
+from zoo.cli.options import resolve_names, take_run, todays, with_place
 from zoo.cli.parsing import MODE, Parser, use_short_names
 from zoo.cli.prediction import (
     advice,
@@ -102,20 +102,26 @@ def _before(command: str, words: list[str], run: Run | None, stack: contextlib.E
     """Arguments that come before the caller's: of the run, or of the checkpoint where nothing else is given."""
     if run is not None:
         content = read_yaml(run.config)
-        stored = content if isinstance(content, dict) else {}
-        return ["--config", str(run.config), *older_arguments(stored), *machine_defaults(command, stored)]
+        stored = todays(content) if isinstance(content, dict) else {}
+        file = run.config if stored == content else _scratch(stack, stored)
+        return ["--config", str(file), *older_arguments(stored), *machine_defaults(command, stored)]
     checkpoint = value_of(words, "--ckpt_path")
     keys = {word.partition("=")[0] for word in words}
     if command != "predict" or checkpoint is None or keys & {"--config", "-c", "--model", "--data", "--help"}:
         return []
     if "--input" not in keys:
         raise UserError("predict --ckpt_path scores new images: add --input FILE_OR_FOLDER; for the test set, --run")
-    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "checkpoint.yaml"
     content = config_of_checkpoint(checkpoint)
     if (problem := problem_of_config(content)) is not None:
         raise UserError(f"{checkpoint}: refused, nothing was run: {problem}; give --config for its data and method")
-    write_text(file, yaml.safe_dump(content))
-    return ["--config", str(file)]
+    return ["--config", str(_scratch(stack, content))]
+
+
+def _scratch(stack: contextlib.ExitStack, content: dict[str, Any]) -> Path:
+    """A configuration file that goes with the call."""
+    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "config.yaml"
+    write_text(file, yaml.safe_dump(content, sort_keys=False))
+    return file
 
 
 def _call(command: str, call: "Call", resolved: list[str], files: list[Path]) -> int:
