@@ -174,6 +174,7 @@ def markdown() -> str:
         for suite, about in content.get("suites", {}).items():
             plan = read_plan(suite)
             protocol = plan.cells[0].config.get("metrics", {}).get("protocol", "common")
+            protocol = "`, `".join(protocol) if isinstance(protocol, list) else protocol
             lines += [f"### `{suite}`: {content['source']['title']}, {about['table']}", ""]
             lines += [f"`zoo benchmark {suite} --out DIR`. Needs {about['needs']}. Protocol: `{protocol}`.", ""]
             lines += ["| published row | ours | remark |", "|---|---|---|"]

@@ -11,6 +11,7 @@ from datamodules.brain.preparing import (
     MODEL_GRID,
     SLAB,
     Unstripped,
+    in_cradl_region,
     prepare_slab,
     prepare_slices,
     prepare_volume,
@@ -20,7 +21,7 @@ from datamodules.cache import Prepared
 from datamodules.checks import Report
 from datamodules.listing import VOLUMES, list_files
 from datamodules.preprocessing import plain
-from datamodules.reading import BadFile, read_volume_file
+from datamodules.reading import Array, BadFile, read_volume_file
 from datamodules.records import Record, held_out
 from datamodules.registry import DataSet
 from zoo.errors import UserError
@@ -166,6 +167,25 @@ class BrainMRI(AnomalyDataModule):
             return partial(prepare_slices, size=self.spatial_size, unstripped=self.unstripped)
         prepare = prepare_volume if self.mode == "volumes" else prepare_slab
         return partial(prepare, size=self.spatial_size, unstripped=self.unstripped)
+
+    @property
+    def has_cradl_region(self) -> bool:
+        """Whether :meth:`in_cradl_region` works: volumes of a collection on which CRADL was evaluated."""
+        return self.mode == "volumes" and "cradl" in sources("ill")[self.test].more
+
+    def in_cradl_region(self, name: str, anomaly_map: Array) -> tuple[Array, Array]:
+        """A map of a tested volume, and the ground truth, in CRADL's slices.
+
+        Args:
+            name: ``id`` of the volume.
+            anomaly_map: ``(D, H, W)``.
+
+        Returns:
+            tuple: ``(n, 128, 128)`` float and bool.
+        """
+        self.setup()
+        record = next(one for one in self.records if one.id == name)
+        return in_cradl_region(record, anomaly_map, self.unstripped)
 
     @property
     def channels(self) -> int:

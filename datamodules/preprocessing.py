@@ -373,17 +373,12 @@ def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: floa
     """
     from skimage.transform import resize
 
-    sequences = sequences.astype(np.float64)
-    if not np.isclose(spacing, 1):
-        sequences = np.stack([_resize_inside(sequence, spacing) for sequence in sequences])
-        if segmentation is not None:
-            segmentation = _nearest(segmentation, sequences.shape[1:])
+    sequences, segmentation = at_one_millimetre(sequences.astype(np.float64), segmentation, spacing)
     for sequence in sequences:
         brain = sequence > 0
         if brain.any():
             sequence[brain] = (sequence[brain] - sequence[brain].mean()) / (sequence[brain].std() + 1e-8)
-    places = np.argwhere((sequences != 0).any(0))
-    box = tuple(slice(low, high + 1) for low, high in zip(places.min(0), places.max(0), strict=True))
+    box = brain_box(sequences)
     odd = [(0, (place.stop - place.start) % 2) for place in box]
     sequences = np.pad(sequences[(slice(None), *box)], [(0, 0), *odd])
     half = tuple(side // 2 for side in sequences.shape[1:])
@@ -391,6 +386,21 @@ def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: floa
     if segmentation is None:
         return low, None
     return low, _nearest(np.pad(segmentation[box], odd), half)
+
+
+def at_one_millimetre(sequences: Array, segmentation: Array | None, spacing: float) -> tuple[Array, Array | None]:
+    """The first step of :func:`multi_task_brain`, with its arguments."""
+    if np.isclose(spacing, 1):
+        return sequences, segmentation
+    sequences = np.stack([_resize_inside(sequence, spacing) for sequence in sequences])
+    return sequences, None if segmentation is None else _nearest(segmentation, sequences.shape[1:])
+
+
+def brain_box(sequences: Array) -> tuple[slice, slice, slice]:
+    """The joint bounding box of what is not 0 in ``(M, z, y, x)``."""
+    places = np.argwhere((sequences != 0).any(0))
+    z, y, x = (slice(int(low), int(high) + 1) for low, high in zip(places.min(0), places.max(0), strict=True))
+    return z, y, x
 
 
 def _resize_inside(volume: Array, factor: float) -> Array:

@@ -9,6 +9,8 @@ from datamodules.brain import sources
 from datamodules.cache import Prepared
 from datamodules.preprocessing import (
     ATLAS_SLICES,
+    at_one_millimetre,
+    brain_box,
     fae_equalise,
     fae_labels,
     fae_slices,
@@ -21,6 +23,7 @@ from datamodules.preprocessing import (
 from datamodules.reading import Array, BadFile, read_nifti
 from datamodules.records import Record
 from datamodules.registry import DataSet
+from zoo.metrics.cradl import cradl_region, to_original_grid
 
 MODEL_GRID = (80, 112, 80)
 SLAB = ATLAS_SLICES[1] - ATLAS_SLICES[0]
@@ -131,6 +134,53 @@ def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
     """
     from scipy.ndimage import binary_fill_holes
 
+    low, labels = multi_task_brain(*_in_paper_axes(record, unstripped))
+    image = pad_evenly(low[0], MODEL_GRID)
+    mask = None if labels is None else pad_evenly(labels, MODEL_GRID) != 0
+    image, mask = _to_size(image, mask, size)
+    foreground = binary_fill_holes(image != 0)
+    grid = tuple(2.0 * full / side for full, side in zip(MODEL_GRID, size, strict=True))
+    label = None if mask is None else (int(mask.any()),)
+    planes = None if mask is None else mask[None]
+    return Prepared(image.astype(np.float32)[None, None], planes, foreground[None], label, None, grid)
+
+
+def in_cradl_region(record: Record, anomaly_map: Array, unstripped: Unstripped) -> tuple[Array, Array]:
+    """A map of :func:`prepare_volume`'s volume and the ground truth, in the slices in which CRADL was evaluated.
+
+    Args:
+        record: volume of a source whose card says how CRADL cuts it.
+        anomaly_map: ``(D, H, W)``.
+        unstripped: as the volume was prepared.
+
+    Returns:
+        tuple: ``(n, 128, 128)`` float and bool.
+
+    Raises:
+        BadFile: a file has changed since.
+    """
+    from skimage.transform import resize
+
+    sequences, truth, spacing = _in_paper_axes(record, unstripped)
+    sequences, truth = at_one_millimetre(sequences.astype(np.float64), truth, spacing)
+    if truth is None:
+        raise BadFile(record.image, "no ground truth", "CRADL's region is that of outlined cases")
+    box = brain_box(sequences)
+    full = tuple(place.stop - place.start for place in box)
+    low = tuple((side + 1) // 2 for side in full)
+    if anomaly_map.shape != MODEL_GRID:
+        anomaly_map = resize(anomaly_map, MODEL_GRID, order=1)
+    bounds = [(place.start, place.stop) for place in box]
+    grid = to_original_grid(pad_evenly(anomaly_map, low), "isles", original=truth.shape, box=bounds, full=full, low=low)
+    collection = sources("ill")[record.subject.partition(":")[0]].more["cradl"]
+    outlined = truth != 0
+    if collection == "brats":  # stored, and cut by CRADL, with y to the back
+        grid, outlined = grid[:, ::-1], outlined[:, ::-1]
+    return cradl_region(grid, collection), cradl_region(outlined, collection)
+
+
+def _in_paper_axes(record: Record, unstripped: Unstripped) -> tuple[Array, Array | None, float]:
+    """Sequences ``(M, z, y, x)``, x to the left, their labels on the same grid, and mm per voxel."""
     volume, affine, truth = read_volume(record, unstripped)
     volumes = [volume]
     for path in record.companions:
@@ -140,7 +190,6 @@ def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
         if not np.allclose(frame[:3, :3], affine[:3, :3], atol=1e-2):
             found = f"another voxel size or direction than {Path(record.image).name}"
             raise BadFile(path, found, "give both sequences on one grid")
-        refuse_apart(path, frame, affine, volume.shape, Path(record.image).name)
         volumes.append(other)
     to_zyx = (2, 1, 0)
     sequences = np.stack([one[::-1].transpose(to_zyx) for one in volumes])  # canonical x points right, the paper's left
@@ -149,15 +198,7 @@ def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
         sequences, truth = _isotropic(sequences, truth, spacing)
     elif truth is not None:
         truth = truth[::-1].transpose(to_zyx)
-    low, labels = multi_task_brain(sequences, truth, float(spacing.min()))
-    image = pad_evenly(low[0], MODEL_GRID)
-    mask = None if labels is None else pad_evenly(labels, MODEL_GRID) != 0
-    image, mask = _to_size(image, mask, size)
-    foreground = binary_fill_holes(image != 0)
-    grid = tuple(2.0 * full / side for full, side in zip(MODEL_GRID, size, strict=True))
-    label = None if mask is None else (int(mask.any()),)
-    planes = None if mask is None else mask[None]
-    return Prepared(image.astype(np.float32)[None, None], planes, foreground[None], label, None, grid)
+    return sequences, truth, float(spacing.min())
 
 
 def _isotropic(sequences: Array, truth: Array | None, spacing: Array) -> tuple[Array, Array | None]:

@@ -4,10 +4,13 @@ import json
 import zlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from datamodules.brain.preparing import in_cradl_region, prepare_volume
+from datamodules.records import Record
 from zoo.metrics.cradl import cradl_region, to_original_grid
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multitask" / "cradl.npz"
@@ -49,3 +52,23 @@ def test_original_grid_is_the_authors(collection: str) -> None:
 def test_small_volumes_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 20 slices"):
         cradl_region(np.zeros((20, 240, 240)), "brats")
+
+
+def test_maps_of_prepared_volumes_come_to_the_slices_of_the_files(tmp_path: Path) -> None:
+    """A file in BraTS' own axes: its stored outline is what CRADL's region cuts, and the outline as a map finds it."""
+    shape, affine = (240, 240, 34), np.diag([-1.0, -1.0, 1.0, 1.0])
+    x, y, z = np.meshgrid(*(np.arange(side) for side in shape), indexing="ij")
+    head = ((x - 118) / 60) ** 2 + ((y - 125) / 80) ** 2 + ((z - 17) / 16) ** 2 < 1
+    lesion = ((x - 90) / 14) ** 2 + ((y - 90) / 20) ** 2 + ((z - 19) / 7) ** 2 < 1
+    values = np.random.default_rng(0).uniform(50, 100, shape).astype(np.float32) * head
+    for name, array in (("t2", values), ("t1", values), ("seg", lesion.astype(np.int16))):
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii")
+    files = [str(tmp_path / f"{name}.nii") for name in ("t2", "seg", "t1")]
+    record = Record("case", files[0], "test", 1, "brats17:case", files[1], companions=(files[2],))
+    prepared = prepare_volume(record, size=(80, 112, 80), unstripped="refuse")
+    assert prepared.mask is not None
+    found, truth = in_cradl_region(record, prepared.mask[0].astype(np.float32), "refuse")
+    assert (truth == cradl_region(lesion.transpose(2, 1, 0), "brats")).all()
+    assert truth.shape == (14, 128, 128)
+    called = found > 0.5
+    assert 2 * (called & truth).sum() / (called.sum() + truth.sum()) > 0.93

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
+from zoo.errors import UserError
 from zoo.metrics.fae_protocol import fae_protocol
 from zoo.metrics.protocols import memmc_mae_iou, multi_task
 from zoo.metrics.table import TABLE
@@ -27,6 +28,14 @@ class _Data(LightningDataModule):
 
     def test_dataloader(self):
         return self.loader
+
+    has_cradl_region = True
+
+    def in_cradl_region(self, name, anomaly_map):
+        """Volumes of different depth, as ISLES has them."""
+        mask = np.zeros(anomaly_map.shape, bool)
+        mask[1:3, 2:6, 3:5] = name > "03"
+        return anomaly_map[int(name) % 2 :], mask[int(name) % 2 :]
 
     def dataset(self, split):
         return [{"image": one, "label": 0} for one in self.healthy] if split == "val" else []
@@ -59,8 +68,8 @@ def run_test(protocol, images, masks, healthy=None):
 def test_every_protocol_gives_all_figures_of_the_table_under_its_name(shape):
     images, masks = make_set(shape)
     for protocol in {metric.protocol for metric in TABLE.values()} - {"common"}:
-        if protocol == "memmc_mae" and len(shape) == 3:
-            continue  # a protocol of pictures
+        if protocol == ("cradl" if len(shape) == 2 else "memmc_mae"):
+            continue  # protocols of volumes and of pictures alone
         results = run_test(protocol, images, masks, healthy=images[:3] * 0.5)
         own = {name for name, metric in TABLE.items() if metric.protocol == protocol}
         assert own <= results.keys(), protocol
@@ -98,3 +107,17 @@ def test_memmc_mae_takes_its_threshold_from_held_out_healthy_images():
     assert results["mean_iou_in_groups"] == pytest.approx(expected.mean, abs=1e-12)
     assert results["best_mean_iou_in_groups"] == pytest.approx(expected.oracle, abs=1e-12)
     assert np.isnan(run_test("memmc_mae", images, masks)["mean_iou_in_groups"]), "no DataModule, no healthy images"
+
+
+def test_several_protocols_at_once_and_those_that_the_data_cannot_serve():
+    images, masks = make_set((4, 16, 16))
+    results = run_test(["multi_task", "cradl"], images, masks, healthy=images[:3])
+    assert {"multi_task_ap", "cradl_ap"} <= results.keys()
+    with pytest.raises(UserError, match=r"data\.mode volumes"):
+        run_test("cradl", images, masks)
+
+    class Volumes:
+        spatial_size = (4, 16, 16)
+
+    with pytest.raises(UserError, match="groups are of pictures"):
+        AnomalyMetrics(protocol=["memmc_mae"]).check_data(Volumes())

@@ -52,7 +52,7 @@ class AnomalyMetrics(Callback):
         output: path of the ``metrics.json`` written after test, with ``scores.csv`` (the records) beside it, or None.
         foreground_only: count only pixels inside ``foreground`` in the pixel and slice metrics.
         max_pixels: largest number of pixels that a process keeps.
-        protocol: after a test also compute the figures of a paper's own rules, under their own names
+        protocol: after a test also compute the figures of one or several papers' own rules, under their own names
             (:mod:`zoo.metrics.protocols`); keeps all maps and masks.
         neighbours: number of training images among which the shortcut audit of a test looks for the nearest; 0: none.
 
@@ -77,11 +77,13 @@ class AnomalyMetrics(Callback):
         output: str | None = None,
         foreground_only: bool = False,
         max_pixels: int = 500_000_000,
-        protocol: Protocol = "common",
+        protocol: Protocol | list[Protocol] = "common",
         neighbours: int = 500,
     ) -> None:
         self.output, self.foreground_only, self.max_pixels = output, foreground_only, max_pixels
-        self.protocol, self.neighbours = protocol, neighbours
+        named: list[Protocol] = protocol if isinstance(protocol, list) else [protocol]
+        self.protocols = [one for one in named if one != "common"]
+        self.neighbours = neighbours
         self.rule, self.run, self.problem = Rule(), "this model", ""
         self.calibration: Calibration | None = None
         self.decision: dict[str, Any] = {}
@@ -109,6 +111,24 @@ class AnomalyMetrics(Callback):
         if stage == "test":
             self.output = str(results / "metrics.json")
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a protocol that the data cannot serve, before anything is trained."""
+        self.check_data(data_of(trainer))
+
+    def check_data(self, data: Any) -> None:
+        """Refuse a protocol that a DataModule cannot serve.
+
+        Raises:
+            UserError: see above.
+        """
+        if "cradl" in self.protocols and not getattr(data, "has_cradl_region", False):
+            raise UserError(
+                "metrics.protocol cradl: CRADL's region is known of volumes of BraTS 2017 and ISLES 2015 alone; "
+                "set data.mode volumes and data.test brats17 or isles15 (data/brats17_3d), or another protocol"
+            )
+        if "memmc_mae" in self.protocols and len(getattr(data, "spatial_size", ())) == 3:
+            raise UserError("metrics.protocol memmc_mae: its groups are of pictures, these are volumes; leave it out")
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
         self._reset()
@@ -119,7 +139,7 @@ class AnomalyMetrics(Callback):
         data = data_of(trainer)
         self._audit = ShortcutAudit(data, self.neighbours, self.max_pixels, hold_last=trainer.world_size > 1)
         dataset = getattr(data, "dataset", None)
-        if callable(dataset) and self.protocol == "memmc_mae":
+        if callable(dataset) and "memmc_mae" in self.protocols:
             self._healthy = _healthy_maps(dataset("val"), pl_module)
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -159,7 +179,7 @@ class AnomalyMetrics(Callback):
                 self._audit.count(batch["image"], masks, inside)
             if maps.ndim == 5:
                 slices = _slices(maps, masks, inside)
-            if self.protocol != "common" and trainer.testing:
+            if self.protocols and trainer.testing:
                 inside = batch.get("foreground", torch.ones_like(masks))
                 arrays = (one.detach().cpu().numpy().copy() for one in (maps.float(), masks.bool(), inside.bool()))
                 kept = list(zip(*arrays, strict=True))
@@ -227,8 +247,8 @@ class AnomalyMetrics(Callback):
         self.results, more = self._compute(items)
         reasons += more
         self.shortcuts = {} if self._audit is None else self._audit.figures()
-        if not prefix and self.protocol != "common":
-            self.results |= self._by_protocol(items)
+        for protocol in self.protocols if not prefix else ():
+            self.results |= self._by_protocol(protocol, items, data_of(module.trainer))
         if reasons and not quiet:
             rank_zero_warn("metrics: " + "; ".join(reasons))
         for name, value in self.results.items():
@@ -290,14 +310,17 @@ class AnomalyMetrics(Callback):
         told = f"more than metrics.max_pixels {self.max_pixels} in a process"
         return f"pixel metrics are streamed and {others} is nan: {told}"
 
-    def _by_protocol(self, items: list[_Item]) -> dict[str, float]:
+    def _by_protocol(self, protocol: Protocol, items: list[_Item], data: Any) -> dict[str, float]:
         kept = [item for item in sorted(items, key=lambda item: item.name) if item.kept is not None]
         if not kept or len(kept) < len(items):
-            rank_zero_warn(f"metrics.protocol {self.protocol} has no figures: not every image has a map and a mask")
-            return {metric.name: float("nan") for metric in TABLE.values() if metric.protocol == self.protocol}
+            rank_zero_warn(f"metrics.protocol {protocol} has no figures: not every image has a map and a mask")
+            return {metric.name: float("nan") for metric in TABLE.values() if metric.protocol == protocol}
         maps, masks, inside = (np.stack([item.kept[part][0] for item in kept]) for part in range(3))  # type: ignore[index]
         scores = np.array([item.score for item in kept])
-        return figures(self.protocol, Tested(maps, masks, scores, inside, self._healthy))
+        region = None
+        if protocol == "cradl":
+            region = [data.in_cradl_region(item.name, one) for item, one in zip(kept, maps, strict=True)]
+        return figures(protocol, Tested(maps, masks, scores, inside, self._healthy, region))
 
     def _write(self, path: Path) -> None:
         metrics = {name: None if np.isnan(value) else value for name, value in self.results.items()}

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from benchmarks.plan import PLACES, Cell
 from datamodules.registry import cards, class_names
+from zoo.callbacks.anomaly_metrics import AnomalyMetrics
 from zoo.cli.parsing import use_short_names
 from zoo.cli.running import Call, ZooCLI, quieten
 from zoo.errors import UserError
@@ -69,6 +70,7 @@ def _check(parser: Any, config: dict[str, Any], known: dict[str, str | None]) ->
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         given = parser.parse_args(["fit", "--config", str(path)])["fit"]
     data, model = _created(given.data), given.model
+    AnomalyMetrics(protocol=given.metrics.protocol).check_data(data)
     size = None if data.image_size is None else data.spatial_size
     random = {"weights": "random"} if "weights" in model.init_args else {}
     built = f"{model.class_path} {size} {model.init_args}"

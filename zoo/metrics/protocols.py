@@ -1,6 +1,6 @@
 """The papers' own ways of evaluating, by their names, where they differ from the common metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ class Tested(NamedTuple):
         scores: ``(N,)``.
         foreground: ``(N, *S)`` bool.
         healthy_maps: ``(M, *S)`` of held-out healthy images, for rules that take a threshold from them; None: not had.
+        in_cradl_region: of every volume its map and mask ``(n, 128, 128)`` in CRADL's slices; None: not had.
     """
 
     maps: Array
@@ -31,6 +32,7 @@ class Tested(NamedTuple):
     scores: Array
     foreground: Array
     healthy_maps: Array | None = None
+    in_cradl_region: Sequence[tuple[Array, Array]] | None = None
 
 
 def figures(protocol: Protocol, tested: Tested) -> dict[str, float]:
@@ -77,10 +79,24 @@ def _multi_task(tested: Tested) -> dict[str, float]:
     }
 
 
+def _cradl(tested: Tested) -> dict[str, float]:
+    if tested.in_cradl_region is None:
+        raise ValueError("protocol cradl needs in_cradl_region")
+    maps, masks = zip(*tested.in_cradl_region, strict=True)
+    found = multi_task(maps, masks)
+    return {
+        "cradl_ap": found.score_ap,
+        "cradl_auroc": found.score_auroc,
+        "cradl_pixel_ap": found.pixel_ap,
+        "cradl_pixel_auroc": found.pixel_auroc,
+    }
+
+
 _RULES: dict[str, Callable[[Tested], dict[str, float]]] = {
     "memmc_mae": _memmc_mae,
     "fae": _fae,
     "multi_task": _multi_task,
+    "cradl": _cradl,
 }
 
 
@@ -102,40 +118,45 @@ class MultiTaskFigures(NamedTuple):
     pixel_auroc: float
 
 
-def multi_task(maps: Array, masks: Array, group: int = 20, shuffles: int = 10) -> MultiTaskFigures:
+def multi_task(
+    maps: Array | Sequence[Array], masks: Array | Sequence[Array], group: int = 20, shuffles: int = 10
+) -> MultiTaskFigures:
     """Evaluate as the multi-task paper's table script does.
 
     Images score by the mean of their map; of volumes every slice along the first axis is a case, anomalous if more than
     5 / 128² of it is lesion.
 
     Args:
-        maps: ``(N, *S)`` in the order of the sorted ids; clipped to [0, 1] here.
-        masks: ``(N, *S)`` bool.
+        maps: ``(N, *S)`` in the order of the sorted ids, or N volumes of different depth; clipped to [0, 1] here.
+        masks: the same, bool.
         group: samples in a group of the pixel AP.
         shuffles: seeds 0, 1, ... of the groups.
     """
-    maps = np.clip(maps, 0, 1)
-    if maps.ndim == 4:
-        slices, truth = maps.reshape(-1, *maps.shape[2:]), masks.reshape(-1, *masks.shape[2:])
+    maps = [np.clip(one, 0, 1) for one in maps]
+    if maps[0].ndim == 3:
+        slices, truth = np.concatenate(maps), np.concatenate(list(masks))
         labels = truth.mean((1, 2)) > SLICE_THRESHOLD
     else:
-        slices, labels = maps, masks.any((1, 2))
+        slices, truth = np.stack(maps), np.stack(list(masks))
+        labels = truth.any((1, 2))
     scores = slices.reshape(len(slices), -1).mean(1)
     return MultiTaskFigures(
         average_precision(scores, labels),
         auroc(scores, labels),
         grouped_pixel_ap(maps, masks, group, shuffles),
-        average_precision(maps, masks),
-        auroc(maps, masks),
+        average_precision(slices, truth),
+        auroc(slices, truth),
     )
 
 
-def grouped_pixel_ap(maps: Array, masks: Array, group: int = 20, shuffles: int = 10) -> float:
+def grouped_pixel_ap(
+    maps: Array | Sequence[Array], masks: Array | Sequence[Array], group: int = 20, shuffles: int = 10
+) -> float:
     """Pixel AP of the multi-task paper's tables: mean over shuffles of the mean AP of consecutive groups.
 
     Args:
-        maps: ``(N, ...)`` in the order of the sorted ids.
-        masks: ``(N, ...)`` bool.
+        maps: ``(N, ...)`` in the order of the sorted ids, or N arrays.
+        masks: the same, bool.
         group: samples in a group; the last one may be smaller.
         shuffles: seeds 0, 1, ... of the groups.
     """
@@ -144,8 +165,12 @@ def grouped_pixel_ap(maps: Array, masks: Array, group: int = 20, shuffles: int =
         order = np.random.default_rng(seed).permutation(len(maps))
         parts = [order[start : start + group] for start in range(0, len(order), group)]
         # a group without any lesion counts as 0, as in the authors' tables
-        repeats.append(np.mean([np.nan_to_num(average_precision(maps[part], masks[part])) for part in parts]))
+        repeats.append(np.mean([np.nan_to_num(_pooled_ap(maps, masks, part)) for part in parts]))
     return float(np.mean(repeats))
+
+
+def _pooled_ap(maps: Array | Sequence[Array], masks: Array | Sequence[Array], chosen: Array) -> float:
+    return average_precision(*(np.concatenate([whole[one].ravel() for one in chosen]) for whole in (maps, masks)))
 
 
 class GroupedIoU(NamedTuple):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Level = Literal["image", "pixel", "slice", "lesion", "case"]
 Need = Literal["masks", "volumes", "cases", "every pixel"]
-Protocol = Literal["common", "memmc_mae", "fae", "multi_task"]
+Protocol = Literal["common", "memmc_mae", "fae", "multi_task", "cradl"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 PRIMARY = "image_auroc"  # progress shows it, the leaderboard is ordered by it
 
@@ -294,6 +294,46 @@ _ENTRIES = (
         HALF,
         needs=("masks",),
         protocol="multi_task",
+    ),
+    Metric(
+        "cradl_ap",
+        "slice AP (CRADL's region)",
+        "slice",
+        "as AP (multi-task), in the slices of 128 x 128 on the files' grid in which CRADL was evaluated",
+        None,
+        None,
+        needs=("masks", "volumes"),
+        protocol="cradl",
+    ),
+    Metric(
+        "cradl_auroc",
+        "slice AUROC (CRADL's region)",
+        "slice",
+        "of the same",
+        None,
+        HALF,
+        needs=("masks", "volumes"),
+        protocol="cradl",
+    ),
+    Metric(
+        "cradl_pixel_ap",
+        "pixel AP in groups (CRADL's region)",
+        "pixel",
+        "as pixel AP in groups, in the same slices",
+        None,
+        None,
+        needs=("masks", "volumes"),
+        protocol="cradl",
+    ),
+    Metric(
+        "cradl_pixel_auroc",
+        "pixel AUROC (CRADL's region)",
+        "pixel",
+        "of the same",
+        None,
+        HALF,
+        needs=("masks", "volumes"),
+        protocol="cradl",
     ),
 )
 TABLE: dict[str, Metric] = {entry.name: entry for entry in _ENTRIES}
