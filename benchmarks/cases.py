@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.door import gallery_may_be_read
+from benchmarks.door import are_pictures, gallery_may_be_read
 from benchmarks.results import Result
 
 Array = NDArray[Any]
@@ -191,9 +191,12 @@ def _pictures(folder: Path) -> dict[str, dict[str, Array]]:
                 | {_CASE: case}
                 for n, (name, case) in enumerate(zip(arrays["names"], cases, strict=True))
             }
-            return found | ({_SCALE: {}} if arrays.get("by_healthy_pixels") else {})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+            common = bool(arrays.get("by_healthy_pixels"))
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return {}
+    if not all(are_pictures({kind: one for kind, one in each.items() if kind != _CASE}) for each in found.values()):
+        return {}
+    return found | ({_SCALE: {}} if common else {})
 
 
 def _outline(truth: Array) -> str:

@@ -41,6 +41,7 @@ _STYLE: dict[Any, Any] = {
     "legend.labelcolor": _INK,
     "lines.linewidth": 1.3,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a name is a dollar
     "pdf.fonttype": 42,
     "text.color": _INK,
     "xtick.color": _INK,

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from benchmarks.door import read_json
 from benchmarks.leaderboard import shortcuts_of
 from benchmarks.plan import Cell
-from benchmarks.results import read_cell, read_json
+from benchmarks.results import read_cell
 from zoo.metrics.shortcuts import STATISTICS
 from zoo.metrics.table import PRIMARY, heading
 

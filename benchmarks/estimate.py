@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from benchmarks.door import read_json
 from benchmarks.plan import Cell
 from benchmarks.resources import visible_gpus
-from benchmarks.results import read_json
 from zoo.registry import methods
 
 STEPS = Path(__file__).parent / "step_seconds.yaml"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.door import problem_of_cell
 from benchmarks.results import SEMI_SUPERVISED, Result
 from benchmarks.selection import Choice, read_choice
 from zoo.metrics.functional import auroc, evaluate
@@ -157,8 +158,9 @@ def metrics_of_cells(results: list[Result]) -> list[str]:
 def _absent(missing: Mapping[str, str]) -> dict[tuple[str, str], dict[int, str]]:
     found: dict[tuple[str, str], dict[int, str]] = {}
     for cell, reason in sorted(missing.items()):
-        parts = Path(cell).name.split("--")
-        if len(parts) == 3 and parts[2].isdigit():
+        name = Path(cell).name
+        if problem_of_cell(name) is None:
+            parts = name.split("--")
             found.setdefault((parts[1], parts[0]), {})[int(parts[2])] = reason
     return found
 
@@ -334,8 +336,8 @@ def _units(cells: list[Result]) -> dict[str, dict[str, int]]:
     for cell in cells:
         units = cell.content.get("units")
         for level, one in units.items() if isinstance(units, dict) else ():
-            if isinstance(one, dict) and {"units", "anomalous"} <= one.keys():
-                found.setdefault(str(level), {key: int(one[key]) for key in ("units", "anomalous")})
+            if one["units"]:
+                found.setdefault(level, {key: one[key] for key in ("units", "anomalous")})
     return found
 
 

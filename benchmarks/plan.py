@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.door import problem_of_name
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
 from zoo.registry import arguments, find, load_class, methods, nearest, variants
@@ -168,8 +169,8 @@ def _entries(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not found:
         raise UserError(f"{path}: {key} must list at least one entry, found {found!r}")
     for name in found:
-        if "--" in name or "/" in name:
-            raise UserError(f"{path}: the name '{name}' must not hold '--' or '/'")
+        if name != "*" and (problem := problem_of_name(str(name))) is not None:
+            raise UserError(f"{path}: '{name}': {problem}")
     return found
 
 

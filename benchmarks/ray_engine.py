@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from benchmarks.door import read_json
 from benchmarks.plan import Cell
 from benchmarks.resources import available_cores, gpus_wanted
-from benchmarks.results import read_json
 from benchmarks.runner import Command, Limits, Report, read_status, run_local
 from zoo.errors import UserError
 

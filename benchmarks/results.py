@@ -1,16 +1,16 @@
 """What finished cells left behind: damaged files and foreign configurations are named, not used."""
 
 import csv
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from benchmarks.door import problem_of_content, problem_of_sizes
+from benchmarks.door import are_scores, plain_line, problem_of_cell, problem_of_content, problem_of_files, read_json
+from zoo.configs import read_yaml
+from zoo.errors import UserError
 from zoo.metrics.shortcuts import STATISTICS
 
 Array = NDArray[Any]
@@ -68,44 +68,33 @@ class Reading(NamedTuple):
     outdated: list[str]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if the file is missing, damaged or something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def read_cell(folder: Path) -> Result:
     """Read a finished cell.
 
     Raises:
         ValueError: a file is missing or damaged; the message names it.
     """
-    method, dataset, seed = folder.name.split("--")
-    if (problem := problem_of_sizes(folder)) is not None:
+    if (problem := problem_of_cell(folder.name) or problem_of_files(folder)) is not None:
         raise ValueError(problem)
+    method, dataset, seed = folder.name.split("--")
     content = read_json(folder / "metrics.json")
     if (problem := problem_of_content(content)) is not None:
         raise ValueError(problem)
-    metrics = content.get("metrics")
-    if not isinstance(metrics, dict) or not all(value is None or _is_number(value) for value in metrics.values()):
-        raise ValueError("metrics.json is missing or damaged")
     try:
-        scores = _scores(folder / "scores.csv")
+        scores = read_scores(folder / "scores.csv")
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"scores.csv is missing or damaged ({type(error).__name__})") from error
     mark = SEMI_SUPERVISED if content.get("semi_supervised") else ""
     return Result(folder, method + mark, dataset, int(seed), content, scores)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def read_scores(path: Path) -> dict[str, Array]:
+    """Columns of a ``scores.csv``, sorted by id; statistics that an older version did not write are left out.
 
-
-def _scores(path: Path) -> dict[str, Array]:
-    """Columns of ``scores.csv``; statistics that an older version did not write are left out."""
+    Raises:
+        KeyError, TypeError, ValueError, csv.Error: it is damaged.
+        OSError: it cannot be read.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, strict=True)
         rows = sorted(reader, key=lambda row: row["id"])
@@ -113,7 +102,7 @@ def _scores(path: Path) -> dict[str, Array]:
         raise ValueError("no rows, or a row with too few or too many values")
     known = [name for name in STATISTICS if name in rows[0]]
     numbers = {name: np.array([float(row[name]) for row in rows]) for name in ("label", "score", *known)}
-    if not np.isfinite(numbers["score"]).all() or not np.isin(numbers["label"], (0, 1)).all():
+    if not are_scores(numbers.values()) or not np.isin(numbers["label"], (0, 1)).all():
         raise ValueError("scores must be finite and labels 0 or 1")
     words = ("id", "subject", *(name for name in ("case", "copy_of") if name in rows[0]))
     return {**numbers, **{name: np.array([row[name] for row in rows]) for name in words}}
@@ -134,19 +123,22 @@ def read_results(folders: Iterable[Path]) -> Reading:
     for out in folders:
         planned = read_json(out / PLAN_FILE).get("cells")
         for folder in sorted((out / "cells").glob("*--*--*")):
+            if folder.resolve().parent != (out / "cells").resolve() or not folder.is_dir():
+                damaged[plain_line(folder.name)] = "no folder of this benchmark"
+                continue
             status = read_json(folder / "status.json")
             if status.get("status") not in ("done", "failed"):
                 continue
             if isinstance(planned, dict) and planned.get(folder.name) != status.get("fingerprint"):
-                outdated.append(folder.name)
+                outdated.append(plain_line(folder.name))
                 continue
-            if status["status"] == "failed":
-                failed[folder.name] = str(status.get("reason"))
+            if status["status"] == "failed" and problem_of_cell(folder.name) is None:
+                failed[folder.name] = plain_line(status.get("reason"))
                 continue
             try:
                 result = read_cell(folder)
             except ValueError as error:
-                damaged[folder.name] = str(error)
+                damaged[plain_line(folder.name)] = str(error)
                 continue
             key = (result.dataset, result.method, result.seed)
             if key in found and read_json(found[key].folder / "status.json").get("fingerprint") != status.get(
@@ -180,10 +172,10 @@ def _alike(results: list[Result], conflicting: dict[str, str]) -> list[Result]:
 def _essence(result: Result) -> Any:
     """What must be equal among the seeds: the configuration without seed and paths, the data and the tested images."""
     try:
-        config = yaml.safe_load((result.folder / "config.yaml").read_text(encoding="utf-8"))
+        config = read_yaml(result.folder / "config.yaml")
         config.pop("seed_everything", None)
         config["data"].get("init_args", {}).pop("root", None)
         config["model"].get("init_args", {}).pop("checkpoints", None)
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except (OSError, UserError, AttributeError, KeyError, TypeError):
         config = None
     return config, result.content.get("data_fingerprint"), result.scores["id"].tolist()

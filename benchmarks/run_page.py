@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import charts
+from benchmarks.door import panel_bytes, plain_line, problem_of_content, problem_of_files, read_json
+from benchmarks.results import read_scores
 from zoo.errors import UserError
 from zoo.files import write_text
 from zoo.metrics.curves import precision_curve, roc_curve
@@ -33,50 +35,60 @@ def write_run_page(run: Path, out: Path) -> Path:
     Raises:
         UserError: not tested, or files that cannot be read.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
     content, scores, labels = _read(run)
-    config = next((path for path in (run / "config.yaml", run.parent / "config.yaml") if path.is_file()), None)
-    name = f"{content.get('method', run.name)} on {content.get('dataset', 'its data')}"
-    decision = content.get("decision") or {"warnings": []}
     environment = Environment(
         loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.globals["heading"] = lambda metric: heading(metric) if metric in TABLE else metric
+    template = environment.get_template("run.html.j2")
     shown = {key: value for key, value in content.items() if key not in ("metrics", "decision")}
-    text = environment.get_template("run.html.j2").render(
-        name=name,
-        style=(_ASSETS / "style.css").read_text(encoding="utf-8"),
-        run={"phantom": bool(content.get("phantom"))},
-        metrics=sorted(content["metrics"].items()),
-        decision=decision,
-        charts=[chart.svg() for chart in _charts(decision, scores, labels)],
-        panels=_panels(run),
-        provenance=json.dumps(shown, indent=1),
-        config="" if config is None else config.read_text(encoding="utf-8"),
-    )
+
+    def page(decision: Any) -> str:
+        return template.render(
+            name=f"{content.get('method', run.name)} on {content.get('dataset', 'its data')}",
+            style=(_ASSETS / "style.css").read_text(encoding="utf-8"),
+            run={"phantom": bool(content.get("phantom"))},
+            metrics=sorted(content["metrics"].items()),
+            decision=decision,
+            charts=[chart.svg() for chart in _charts(decision, scores, labels)],
+            panels=_panels(run),
+            provenance=json.dumps(shown, indent=1),
+            config=_config(run),
+        )
+
+    try:
+        text = page(content.get("decision") or {"warnings": []})
+    except (UndefinedError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        told = plain_line(f"The decision in metrics.json is damaged and left out ({type(error).__name__}: {error}).")
+        text = page({"warnings": [told]})
     path = out / "report.html"
     write_text(path, text)
     return path
 
 
 def _read(run: Path) -> tuple[dict[str, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    for name in ("metrics.json", "scores.csv"):
+        if not (run / name).is_file():
+            raise UserError(f"{run}: not tested yet (no {name}); lightning test --run {run}")
+    content = read_json(run / "metrics.json")
+    problem = problem_of_files(run) or problem_of_content(content)
     try:
-        content = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        with (run / "scores.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        scores = np.array([float(row["score"]) for row in rows])
-        labels = np.array([int(row["label"]) for row in rows])
-        metrics = content["metrics"]
-        if not all(value is None or isinstance(value, int | float) for value in metrics.values()):
-            raise ValueError("metrics should be numbers")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{run}: not tested yet (no {Path(error.filename).name}); lightning test --run {run}"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{run}: metrics.json or scores.csv is damaged ({str(error)[:100]}); test again") from error
-    return content, scores, labels
+        scores = read_scores(run / "scores.csv") if problem is None else {}
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        problem = f"scores.csv is damaged ({plain_line(error, 100)})"
+    if problem is not None:
+        raise UserError(f"{run}: {problem}; test again")
+    return content, scores["score"], scores["label"].astype(int)
+
+
+def _config(run: Path) -> str:
+    """The configuration as it stands there; of a later test the run's."""
+    for folder in (run, run.parent):
+        if (folder / "config.yaml").is_file() and problem_of_files(folder) is None:
+            return (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _charts(decision: dict[str, Any], scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list[charts.Chart]:
@@ -150,6 +162,9 @@ def _net_benefit(rows: list[dict[str, float]], prevalence: float) -> charts.Char
 def _panels(run: Path) -> list[tuple[str, str]]:
     found = []
     for path in sorted((run / "panels").glob("*.png"), reverse=True)[:4]:
-        data = base64.b64encode(path.read_bytes()).decode()
+        content = panel_bytes(path, run)
+        if content is None:
+            continue
+        data = base64.b64encode(content).decode()
         found.append((path.stem.replace("_", " "), f"data:image/png;base64,{data}"))
     return found

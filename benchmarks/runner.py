@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from benchmarks.door import read_json
 from benchmarks.plan import Cell
 from benchmarks.resources import (
     environment_of,
@@ -24,7 +25,7 @@ from benchmarks.resources import (
     take_gpus,
     visible_gpus,
 )
-from benchmarks.results import read_cell, read_json
+from benchmarks.results import read_cell
 from zoo.errors import UserError
 from zoo.files import held, write_text
 

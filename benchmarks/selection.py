@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from benchmarks.results import read_json
+from benchmarks.door import is_number, read_json
 from zoo.files import write_text
 from zoo.metrics.functional import auroc, evaluate
 from zoo.metrics.table import PRIMARY, TABLE
@@ -91,7 +91,8 @@ class Choice(NamedTuple):
 
 def read_choice(folder: Path) -> Choice | None:
     """What each way of choosing leads to; None without ``selection.json`` or with fewer than two checkpoints."""
-    points = [point for point in read_json(folder / FILE).get("points", []) if point.get(PRIMARY) is not None]
+    told = read_json(folder / FILE).get("points", [])
+    points = [point for point in told if _is_point(point)] if isinstance(told, list) else []
     if len(points) < 2:
         return None
     values = [float(point[PRIMARY]) for point in points]
@@ -103,6 +104,12 @@ def read_choice(folder: Path) -> Choice | None:
         _first_best(points, "aucp") if all(point.get("aucp") is not None for point in points) else nothing,
         max(values),
     )
+
+
+def _is_point(point: Any) -> bool:
+    """Whether an entry of the file is a checkpoint with its first metric."""
+    known = [] if not isinstance(point, dict) else [value for value in point.values() if value is not None]
+    return bool(known) and point.get(PRIMARY) is not None and all(is_number(value) for value in known)
 
 
 def _first_best(points: list[dict[str, Any]], criterion: str) -> float:

@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from benchmarks.results import Result
+from zoo.configs import read_yaml
+from zoo.errors import UserError
 
 
 class Setting(NamedTuple):
@@ -37,7 +38,7 @@ def settings_of(results: list[Result]) -> list[Setting]:
         if (cell.dataset, cell.method) in found:
             continue
         try:
-            config = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
+            config = read_yaml(cell.folder / "config.yaml")
             data, model = config["data"], config["model"]
             arguments = data.get("init_args") or {}
             found[cell.dataset, cell.method] = Setting(
@@ -49,7 +50,7 @@ def settings_of(results: list[Result]) -> list[Setting]:
                 arguments.get("image_size"),
                 arguments.get("batch_size"),
             )
-        except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        except (OSError, UserError, AttributeError, KeyError, TypeError):
             continue
     return list(found.values())
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.door import known_names
+from benchmarks.door import known_names, plain_line, problem_of_cell, read_json
 from benchmarks.paper import write_paper
 from benchmarks.published import Published, known_tables
 from benchmarks.report import write_page
-from benchmarks.results import PLAN_FILE, Result, read_json, read_results
+from benchmarks.results import PLAN_FILE, Result, read_results
 from benchmarks.tables import write_tables
 from zoo.metrics.table import TABLE
 
@@ -27,7 +27,7 @@ def write_report(folders: list[Path], out: Path, failed: dict[str, str], paper: 
         set: names of the cells left out, without those of an earlier configuration; None without a finished cell.
     """
     about = read_json(folders[0] / PLAN_FILE)
-    name = str(about.get("name", out.name))
+    name = plain_line(about.get("name", out.name), 200)
     published, others = known_names(about.get("published"), known_tables())
     if others:
         _say(f"LEFT OUT published tables that are not shipped: {', '.join(others)}")
@@ -58,7 +58,8 @@ def _not_run(about: dict[str, Any], results: list[Result]) -> list[str]:
     """Planned cells without a result."""
     planned = about.get("cells")
     done = {result.folder.name for result in results}
-    return [cell for cell in planned if cell not in done] if isinstance(planned, dict) else []
+    known = planned if isinstance(planned, dict) else {}
+    return [cell for cell in known if cell not in done and problem_of_cell(cell) is None]
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """The leaderboard as files: ``leaderboard.csv`` and ``leaderboard.md``. The same bytes each time."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def _figure(value: float) -> str:
 
 def as_markdown(name: str, rows: list[Row], datasets: list[DataSet], published: Published) -> str:
     """``leaderboard.md``: the conclusion, a table per data set, then ranks and the meaning of it all."""
-    lines = [f"# {name}", ""]
+    lines = [f"# {_as_markdown_text(name)}", ""]
     notes: list[str] = []
     told = dict(conclusions(rows, datasets))
     about = {one.name: one for one in datasets}
@@ -82,6 +83,11 @@ def _told(data: DataSet | None) -> str:
     return "" if data is None else ", ".join(f"{STATISTICS[one.name]} {one.auroc:.3f}" for one in data.shortcuts)
 
 
+def _as_markdown_text(text: str) -> str:
+    """A text of somebody else's that stays text: no tags, no links, no columns."""
+    return re.sub(r"([\\`|\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
 def _markdown_table(
     here: list[Row], rows: list[Row], data: DataSet | None, published: Published, notes: list[str]
 ) -> list[str]:
@@ -95,7 +101,8 @@ def _markdown_table(
     for row in here:
         strong = "**" if is_shown_best(row, rows) else ""
         area = f"{strong}{pm_text(row, PRIMARY)}{strong} {interval_text(row.interval)}" if row.seeds else ""
-        cells = [row.method + marks(row), str(row.seeds), area or missing_text(row), p_text(row), advantage_text(row)]
+        area = area or _as_markdown_text(missing_text(row))
+        cells = [row.method + marks(row), str(row.seeds), area, p_text(row), advantage_text(row)]
         cells += [_with_bounds(row)] if copies else []
         cells += [pm_text(row, metric) for metric in more]
         cells += [_published_cell(published.get(row.dataset, row.method, metric), notes) for metric in beside]

@@ -18,9 +18,10 @@ def main(folder: Path) -> int:
     die_with_parent()
     from lightning.pytorch import Callback
 
+    from benchmarks.door import read_json
     from benchmarks.gallery import Gallery
     from benchmarks.progress import Progress
-    from benchmarks.results import PLAN_FILE, read_json
+    from benchmarks.results import PLAN_FILE
     from benchmarks.selection import Selection
     from zoo.cli.running import main as run
     from zoo.errors import UserError
