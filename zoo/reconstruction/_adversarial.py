@@ -24,6 +24,7 @@ class Adversarial(AnomalyModule):
         betas: of all Adams.
     """
 
+    expects = (-1.0, 1.0)  # generators end in a hyperbolic tangent
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
 
     def __init__(

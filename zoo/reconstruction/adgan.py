@@ -45,7 +45,6 @@ class ADGAN(Adversarial):
         "year": 2020,
         "url": "https://arxiv.org/abs/1910.10345",
     }
-    expects = (-1.0, 1.0)
     betas = (0.0, 0.9)
     tiny = {"image_size": 32, "levels": 2, "width": 4, "latent_dim": 4, "critic_steps": 2}
     small = {"levels": 3, "width": 8, "critic_steps": 2, "lr": 0.001}

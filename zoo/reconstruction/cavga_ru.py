@@ -51,6 +51,7 @@ class CAVGARu(Adversarial):
     }
     tiny = {"image_size": 64, "backbone": "resnet10t", "weights": "random", "latent_dim": 8}
     small = {"backbone": "resnet10t", "weights": "random", "latent_dim": 32, "lr": 0.001}
+    expects = (0.0, 1.0)
     betas = (0.9, 0.999)
 
     encoder: nn.Sequential

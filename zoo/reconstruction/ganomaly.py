@@ -48,14 +48,8 @@ class GANomaly(Adversarial):
         "year": 2018,
         "url": "https://arxiv.org/abs/1805.06725",
     }
-    expects = (-1.0, 1.0)
     tiny = {"image_size": 32, "width": 4, "latent_dim": 4}
     small = {"width": 8, "lr": 0.001}
-
-    encoder: nn.Sequential
-    decoder: nn.Sequential
-    second_encoder: nn.Sequential
-    discriminator: nn.Sequential
 
     def __init__(
         self,

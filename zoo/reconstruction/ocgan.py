@@ -36,10 +36,10 @@ class OCGAN(Adversarial):
     many as halve the image below 8 pixels; the code is one place, as there.
 
     Args:
+        game: ``full``; ``image`` leaves out codes and mining and compares reconstructions with images (ALOCC).
         latent_dim: channels of the code.
         width: channels of the autoencoder after its first halving.
         discriminator_width: the same of the discriminator of images and of the classifier.
-        game: ``full``; ``image`` leaves out codes and mining and compares reconstructions with images (ALOCC).
         noise: deviation of the noise on the input for images in [-1, 1] (variance 0.2).
         reconstruction_weight: of half the mean squared error (the release: 500; its command line: 10).
         mining_share: last part of the fit with mining.
@@ -56,23 +56,16 @@ class OCGAN(Adversarial):
         "year": 2019,
         "url": "https://arxiv.org/abs/1903.08550",
     }
-    expects = (-1.0, 1.0)
     tiny = {"image_size": 32, "width": 4, "latent_dim": 4}
     small = {"width": 8, "lr": 0.001}
-
-    encoder: nn.Sequential
-    decoder: nn.Sequential
-    image_discriminator: nn.Sequential
-    code_discriminator: nn.Sequential
-    classifier: nn.Sequential
 
     def __init__(
         self,
         *,
+        game: Literal["full", "image"] = "full",
         latent_dim: int = 16,
         width: int = 64,
         discriminator_width: int = 12,
-        game: Literal["full", "image"] = "full",
         noise: float = 0.447,
         reconstruction_weight: float = 500.0,
         mining_share: float = 0.25,
