@@ -85,6 +85,8 @@ def read_plan(source: str, out: Path = Path()) -> Plan:
     ``trainer``, ``metrics``, and of ``data`` what concerns the serving of images, :data:`_SERVING`); what the benchmark
     says in the data entry, then in the model entry; the benchmark's ``trainer`` and ``metrics``.
 
+    ``trainer`` of a data entry (epochs, say) holds for the methods that say nothing else of it.
+
     An entry with ``small: true`` takes the small settings of its method's card: over the method's own configuration,
     under those of a named variant and under ``init_args``. The model ``"*"`` stands for every registered method that no
     other entry uses (but ensembles); of its ``init_args`` each method takes those it has. A model with ``folds: [0, 1,
@@ -243,11 +245,12 @@ def _model(path: Path, name: str, entry: dict[str, Any]) -> _Entry:
 
 def _data(path: Path, name: str, entry: Any) -> _Entry:
     entry = {} if entry is None else {"config": entry} if isinstance(entry, str) else dict(entry)
-    _known(path, name, entry, ("config", "class_path", "init_args", "metrics"))
+    _known(path, name, entry, ("config", "class_path", "init_args", "metrics", "trainer"))
     base: dict[str, Any] = {"data": {"class_path": entry.get("class_path"), "init_args": {}}}
     if "class_path" not in entry:
         base = _read(config_path(_with_folder(entry.get("config", name), "data")))
-    said = {"data": {"init_args": entry.get("init_args", {})}, "metrics": entry.get("metrics", {})}
+    said = {"data": {"init_args": entry.get("init_args", {})}}
+    said |= {"metrics": entry.get("metrics", {}), **({"trainer": entry["trainer"]} if "trainer" in entry else {})}
     return _Entry({key: base[key] for key in ("data", "metrics") if key in base}, said)
 
 

@@ -1,5 +1,6 @@
 """Published figures beside ours: matched by data set, method and metric, always with their source, never mixed."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,25 @@ class Figure(NamedTuple):
     def text(self) -> str:
         """Three decimals, marked where approximate."""
         return f"{'≈' if self.approximate else ''}{self.value:.3f}"
+
+
+def difference(ours: float, published: Figure, interval: tuple[float, float, float] | None) -> str:
+    """Ours minus the published figure, and whether that lies inside our interval.
+
+    Args:
+        ours: mean over seeds, on real data: a phantom's figure has no difference to a published one.
+        published: the figure.
+        interval: value and bounds of ours, None where the metric has none.
+
+    Returns:
+        str: such as ``-0.012, inside the interval``; empty where ours is unknown.
+    """
+    if math.isnan(ours):
+        return ""
+    text = f"{ours - published.value:+.3f}"
+    if interval is None or math.isnan(interval[1]):
+        return text
+    return f"{text}, {'inside' if interval[1] <= published.value <= interval[2] else 'outside'} the interval"
 
 
 def read_table(name: str) -> dict[str, Any]:

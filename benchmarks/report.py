@@ -115,6 +115,7 @@ def _content(
         "beside": beside,
         "published": places,
         "sources": sources,
+        "against": tables.against,
         "notes": notes,
         "failed": failed,
         "primary": PRIMARY,

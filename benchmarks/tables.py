@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.findings import EXPLANATION, conclusions
 from benchmarks.leaderboard import DataSet, Row, datasets_of, is_shown_best, ranks_of, rows_of, shown
-from benchmarks.published import Figure, Published
+from benchmarks.published import Figure, Published, difference
 from benchmarks.results import Result
 from zoo.files import write_rows, write_text
 from zoo.metrics.shortcuts import STATISTICS
@@ -105,7 +105,9 @@ def _markdown_table(
         cells = [row.method + marks(row), str(row.seeds), area, p_text(row), advantage_text(row)]
         cells += [_with_bounds(row)] if copies else []
         cells += [pm_text(row, metric) for metric in more]
-        cells += [_published_cell(published.get(row.dataset, row.method, metric), notes) for metric in beside]
+        cells += [
+            _published_cell(row, metric, published.get(row.dataset, row.method, metric), notes) for metric in beside
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     for one in () if data is None else data.references:
         figures = ["" if np.isnan(one.values.get(m, np.nan)) else f"{one.values[m]:.3f}" for m in [PRIMARY, *more]]
@@ -180,10 +182,18 @@ def digits(metric: str) -> int:
     return 3 if metric not in TABLE or TABLE[metric].bounds[1] <= 1 else 2
 
 
-def _published_cell(figure: Figure | None, notes: list[str]) -> str:
+def _published_cell(row: Row, metric: str, figure: Figure | None, notes: list[str]) -> str:
     if figure is None:
         return ""
-    return f"*{figure.text}* [{note_number(figure, notes)}]"
+    ours = against(row, metric, figure)
+    return f"*{figure.text}* [{note_number(figure, notes)}]" + (f" ours {ours}" if ours else "")
+
+
+def against(row: Row, metric: str, figure: Figure) -> str:
+    """Our figure against the published one; empty for phantoms, which say nothing about it."""
+    if row.phantom or not row.seeds:
+        return ""
+    return difference(row.means[metric], figure, row.interval if metric == PRIMARY else None)
 
 
 def note_number(figure: Figure, notes: list[str]) -> int:

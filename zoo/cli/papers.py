@@ -51,7 +51,10 @@ def _listing() -> list[str]:
         source = content["source"]
         lines.append(f"{source['title']} ({source['venue']})")
         for suite, about in content.get("suites", {}).items():
+            found = rows(suite, read_plan(suite))
+            twins = sum(bool(row.methods) for row in found)
             lines += [f"  {about['table']}: zoo benchmark {suite} --out DIR", f"    needs: {about['needs']}"]
+            lines.append(f"    {twins} of {len(found)} published rows have a runnable twin: zoo papers {suite}")
         if not content["tables"]:
             lines.append(f"  no table known: {content['note']}")
         elif not content.get("suites"):
