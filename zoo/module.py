@@ -12,10 +12,11 @@ from torch import Tensor
 
 import zoo
 from zoo.checkpoints import CHECKPOINT_FORMAT
+from zoo.checkpoints.marks import Marks, read_marks
 from zoo.decision.calibration import Calibration, from_plain
 from zoo.errors import UserError
 from zoo.foreground import foreground_of, settle_rule
-from zoo.registry import Method, arguments, methods
+from zoo.registry import Method, arguments, is_outside, methods, outside
 from zoo.sample import DataSource, Sample, as_sample, data_of
 from zoo.scoring.pooling import pool_map
 from zoo.staging import Stage, Staging
@@ -92,6 +93,7 @@ class AnomalyModule(LightningModule):
         self._converts = self.expects != "any" and type(self).predict_anomaly is AnomalyModule.predict_anomaly
         self.staging = Staging(self)
         self.calibration: Calibration | None = None  # of exactly these weights
+        self.marks = Marks()  # of these weights
 
     # ---- what a method writes -------------------------------------------------------------------------------------
 
@@ -227,15 +229,17 @@ class AnomalyModule(LightningModule):
 
     @classmethod
     def method(cls) -> Method:
-        """The registry's entry of this class.
-
-        Raises:
-            UserError: the class does not live in a family folder.
-        """
+        """The registry's entry of this class, or what it says of itself where it lives elsewhere."""
         for method in methods().values():
             if method.class_path == f"{cls.__module__}.{cls.__qualname__}":
                 return method
-        raise UserError(f"{cls.__name__} is no registered method: its file belongs in a family folder of `zoo/`")
+        return outside(cls)
+
+    @classmethod
+    def stored_name(cls) -> str:
+        """The class as checkpoints name it: its name, or its whole path where it is outside of this package."""
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        return path if is_outside(path) else cls.__name__
 
     @classmethod
     def from_hparams(cls, hparams: Mapping[str, Any]) -> Self:
@@ -312,6 +316,7 @@ class AnomalyModule(LightningModule):
         A loaded or fitted model is in evaluation mode and full of statistics; a new fit collects them anew. What starts
         as zeros, or empty, is taken for a statistic.
         """
+        self.marks = self.marks.as_start()
         if not self.training:
             for module, mode in self._modes.items():
                 module.training = mode
@@ -404,10 +409,11 @@ class AnomalyModule(LightningModule):
         checkpoint["uad_zoo"] = {
             "format": CHECKPOINT_FORMAT,
             "version": zoo.__version__,
-            "method": type(self).__name__,
+            "method": self.stored_name(),
             "seed": self.staging.batch_seed,
             "stopped": self.staging.stopped,
             "shares": self.staging.shares(),
+            "marks": self.marks.plain(),
             **{key: self.hparams[key] for key in OF_THE_DATA if key in self.hparams},
         }
         # weights that are being trained have none yet
@@ -433,15 +439,16 @@ class AnomalyModule(LightningModule):
                 f"the checkpoint has format {header['format']} (uad-zoo {header['version']}), this installation reads "
                 f"up to {CHECKPOINT_FORMAT}: update uad-zoo"
             )
-        if header["method"] != type(self).__name__:
+        if header["method"] not in (self.stored_name(), type(self).__name__):
             raise UserError(
-                f"the checkpoint holds a {header['method']}, the configuration asks for a {type(self).__name__}: "
+                f"the checkpoint holds a {header['method']}, the configuration asks for a {self.stored_name()}: "
                 "give the checkpoint's own configuration (--run FOLDER does) or another checkpoint"
             )
         if self._data() is None:
             # files from before: five methods had the range as an argument; pixels above 0 were the foreground
             own = checkpoint.get("hyper_parameters", {}).get("value_range")
             self._take_settled({"value_range": own, "foreground_rule": "above 0.0", **header})
+        self.marks = read_marks(header, "the checkpoint")
         found = header.get("calibration")
         self.calibration = None if found is None else from_plain(found, "the checkpoint")
         self.staging.take_share(checkpoint, header.get("shares"))

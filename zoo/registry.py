@@ -8,7 +8,10 @@ ship are variants with names of their own (:func:`variants`).
 import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
+import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +34,7 @@ class Method:
 
     Attributes:
         name: snake-case name, the file's name.
-        family: folder, one of :data:`FAMILIES`.
+        family: folder, one of :data:`FAMILIES`; ``outside`` for classes that live elsewhere (:func:`outside`).
         class_path: import path of the class, as a configuration names it.
         summary: first line of the class's docstring.
         reference: title, venue, year and URL of the paper.
@@ -189,8 +192,57 @@ def arguments(cls: type) -> dict[str, Any]:
     return found
 
 
+def outside(cls: type) -> Method:
+    """The entry of a class that is in no family folder, from its attributes; it goes by its name in snake case."""
+    values = {key: getattr(cls, key) for key in _LITERALS if key != "reference" and hasattr(cls, key)}
+    summary = (inspect.getdoc(cls) or "").partition("\n")[0].rstrip(".")
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    return Method(snake(cls.__name__), "outside", path, summary, getattr(cls, "reference", {}), **values)
+
+
+def snake(class_name: str) -> str:
+    """``MeanImage`` as ``mean_image``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
+
+
+def is_outside(name: str) -> bool:
+    """Whether a name is the path of a class outside of this package."""
+    top, dot, _ = name.partition(".")
+    return bool(top and dot) and top not in ("zoo", "datamodules")
+
+
 def load_class(name: str) -> "type[AnomalyModule]":
-    """Import the class of the method called ``name``."""
-    module, _, class_name = find(name).class_path.rpartition(".")
-    found: type[AnomalyModule] = getattr(importlib.import_module(module), class_name)
+    """Import the class of the method called ``name``, or a class outside of this package by its path.
+
+    Raises:
+        UserError: no such method, module or class; the message says how the user's own is found.
+    """
+    path = name if is_outside(name) else find(name).class_path
+    module, _, class_name = path.rpartition(".")
+    try:
+        found: type[AnomalyModule] = getattr(importlib.import_module(module), class_name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if not is_outside(name) or (isinstance(error, ModuleNotFoundError) and not module.startswith(error.name or "")):
+            raise
+        raise UserError(not_importable(name)) from error
     return found
+
+
+def not_importable(path: str) -> str:
+    """What to do about a class outside of this package that Python does not find, in a sentence."""
+    module, _, class_name = path.rpartition(".")
+    if importable(module):
+        return f"{path}: there is no {class_name} in the module {module}; look at the name"
+    file = module.replace(".", "/") + ".py"
+    return (
+        f"{path}: Python finds no module {module}; put the folder that holds {file} on its path "
+        f"(PYTHONPATH=FOLDER before the command), or install it with pip"
+    )
+
+
+def importable(module: str) -> bool:
+    """Whether Python finds a module; the packages that hold it are imported for that, it is not."""
+    try:
+        return module in sys.modules or importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False

@@ -89,6 +89,7 @@ class Staging(Callback):
     def __init__(self, module: "AnomalyModule") -> None:
         self.module = module
         self.batch_seed: int | None = None
+        self._changed = False  # the weights, by this fit
         self.stopped: int | None = None
         self._plan: list[_Span] = []
         self._limits: tuple[int, int] | None = None
@@ -209,6 +210,7 @@ class Staging(Callback):
             trainer.num_sanity_val_steps = 0  # before its stages a method has nothing to predict with
         if trainer.ckpt_path is None:  # not resumed
             self.module.begin_fit()
+        self._changed = False
         self.module.prepare_fit(data_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -260,7 +262,10 @@ class Staging(Callback):
             count_epoch(loops)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed the batch."""
+        """Seed the batch; before the first one, say of the weights what they will have been trained on."""
+        if not self._changed:
+            self.module.marks = self.module.marks.trained_on(data_of(trainer))
+            self._changed = True
         assert self.batch_seed is not None
         own = trainer.global_rank << 40  # processes draw apart
         torch.manual_seed((self.batch_seed * 1_000_003 + self._batch_number + own) % 2**63)

@@ -1,6 +1,7 @@
 """``zoo import``, ``export`` and ``push`` as a user types them."""
 
 import argparse
+import dataclasses
 import json
 import re
 import subprocess
@@ -227,29 +228,37 @@ def test_pushed_folder_loads_and_says_what_it_is(image_folder):
         zoo.load_pretrained("hub")
 
 
-def test_card_tells_phantoms_imports_and_backbones(tmp_path):
+def test_card_tells_phantoms_imports_and_backbones():
     from zoo.checkpoints.card import model_card
+    from zoo.checkpoints.marks import Marks, of_import
 
-    metrics = {"image_auroc": 0.75, "pixel_ap": 0.5, "best_dice": None}
-    content = {"phantom": True, "dataset": "brain_mri", "seed": 3, "metrics": metrics}
-    content["certified_intervals"] = {"pixel_ap": [0.49, 0.51]}
-    (tmp_path / "metrics.json").write_text(json.dumps(content))
-    (tmp_path / "scores.csv").write_text("id,subject,label,score\na,p,0,0.1\nb,q,1,0.9\nc,r,0,0.5\nd,s,1,0.3\n")
     model = zoo.create_model("fae", **methods()["fae"].tiny)
+    assert "No test results are known." in model_card(model)
+    assert "Not known." in model_card(model)
     model.hparams["weights"] = "imagenet"
-    origin = {"format": "mae", "file": "mae.pth"}
-    card = model_card(model, tmp_path, repository="me/my-model", origin=origin)
+    result = {"dataset": "brain_mri", "phantom": True, "seed": 3, "data_fingerprint": "ab"}
+    result |= {"metrics": {"image_auroc": 0.75, "pixel_ap": 0.5}, "intervals": {"pixel_ap": [0.49, 0.51]}}
+    start = of_import("mae", "mae.pth").as_start("mae.pth")
+    model.marks = dataclasses.replace(start, dataset="brain_mri", phantom=True, data_fingerprint="ab").tested(result)
+    card = model_card(model, repository="me/my-model")
     assert "tags: [anomaly-detection, medical-imaging, phantom-data]" in card
-    assert "**PHANTOM data** (generated; no statement on real images) `brain_mri`, seed 3" in card
+    assert "Tested on **PHANTOM data** (generated; no statement on real images) `brain_mri`, seed 3" in card
+    assert "Trained on **PHANTOM data**" in card
     assert "| pixel_ap | 0.5000 | 0.4900 to 0.5100 |" in card
-    assert "| image_auroc | 0.7500 | 0." in card
-    assert "best_dice" not in card
+    assert "| image_auroc | 0.7500 |  |" in card
     assert 'zoo.load_pretrained("hf://me/my-model")' in card
-    assert "license: cc-by-nc-4.0" in card
-    assert "Imported from `mae.pth` (format mae; github.com/facebookresearch/mae" in card
+    assert "license: unknown" in card
+    assert "Training started from `mae.pth`, licence of these weights: cc-by-nc-4.0" in card
     assert "Backbone: timm/resnet18" in card
     assert "licence as timm states it: apache-2.0" in card
-    assert "No test results are known." in model_card(model, None)
+    assert "Generated images took part" in card
+    assert "Without a calibration" in card
+    model.marks = of_import("mae", "mae.pth")
+    card = model_card(model)
+    assert "license: cc-by-nc-4.0" in card
+    assert "Imported from `mae.pth` (format mae; github.com/facebookresearch/mae" in card
+    model.marks = Marks(dataset="brain_mri", phantom=False)
+    assert "PHANTOM" not in model_card(model)
 
 
 def test_origin_of_an_import_travels_with_the_file(capsys):

@@ -94,10 +94,15 @@ def test_a_whole_checkpoint_is_continued(place, tmp_path, monkeypatch):
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
-def test_a_pushed_folder_is_no_run(place, capsys):
-    _, files, _ = place
+def test_a_pushed_folder_as_a_run_tells_all_but_the_data(place, tmp_path, monkeypatch, capsys):
+    folder, files, arguments = place
+    monkeypatch.chdir(tmp_path)
+    root = arguments[arguments.index("--data.root") + 1]
     assert main(["test", "--run", str(files["pushed"])]) == 2
-    assert f"use --ckpt_path {files['pushed']}" in capsys.readouterr().err
+    assert "no data set given" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    assert main(["test", "--run", str(files["pushed"]), "--data.root", root]) == 0
+    assert main(["predict", "--run", str(files["pushed"]), "--input", str(folder / "new")]) == 0
 
 
 def test_another_configuration_is_told_in_a_sentence(place, tmp_path, monkeypatch, capsys):

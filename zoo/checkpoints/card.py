@@ -1,107 +1,131 @@
 """Model cards: what a shared model is, was trained on and achieved, and under which licences its parts are."""
 
-import csv
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from zoo.metrics.functional import auroc, average_precision
-from zoo.metrics.statistics import bootstrap_interval
+from zoo.checkpoints.marks import LICENCES, Marks
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
 
-# what the original authors publish under; none of them gives the weights a licence apart from the code's
-LICENCES = {
-    "mae": ("cc-by-nc-4.0", "github.com/facebookresearch/mae: code and weights CC BY-NC 4.0"),
-    "fae": ("mit", "github.com/FeliMe/feature-autoencoder: code MIT"),
-    "many_tasks": ("mit", "github.com/matt-baugh/many-tasks-make-light-work: code MIT"),
-}
-_BOOTSTRAPPED = {"image_auroc": auroc, "image_ap": average_precision}
+_PHANTOM = "**PHANTOM data** (generated; no statement on real images)"
 
 
-def model_card(
-    model: "AnomalyModule",
-    run: Path | None,
-    *,
-    repository: str = "OWNER/NAME",
-    licence: str | None = None,
-    origin: Mapping[str, Any] | None = None,
-) -> str:
-    """Model card with method, paper, data, metrics with intervals, intended use and licences.
+def model_card(model: "AnomalyModule", *, repository: str | None = None, use: str = "") -> str:
+    """Model card from what the weights carry (:attr:`~zoo.module.AnomalyModule.marks`, calibration).
 
     Args:
         model: trained.
-        run: the run's folder, whose ``metrics.json`` and ``scores.csv`` are read; None: no results are known.
-        repository: OWNER/NAME on the hub, for the example.
-        licence: of the weights, an identifier of the hub (cc-by-4.0); None: the imported file's, or unknown.
-        origin: the checkpoint's note on the file that it was imported from.
+        repository: OWNER/NAME on the hub, for the example; None: the folder is loaded.
+        use: code that replaces the example of loading, for files without this package.
 
     Returns:
-        Markdown with the hub's header.
+        Markdown with the hub's header: data, results with intervals, calibration, limits, licences, citation.
     """
-    method, content = model.method(), _results(run)
-    paper = method.reference
-    imported = LICENCES.get(str((origin or {}).get("format")))
-    licence = licence or (imported[0] if imported else "unknown")
-    tags = ["anomaly-detection", "medical-imaging", *(["phantom-data"] if content.get("phantom") else [])]
-    lines = ["---", "library_name: uad-zoo", f"tags: [{', '.join(tags)}]", f"license: {licence}", "---", ""]
+    method, marks = model.method(), model.marks
+    phantom = _phantom(marks)
+    tags = ["anomaly-detection", "medical-imaging", *(["phantom-data"] if phantom else [])]
+    lines = ["---", "library_name: uad-zoo", f"tags: [{', '.join(tags)}]"]
+    lines += [f"license: {marks.licence or 'unknown'}", "---", ""]
     lines += [f"# {method.name}: {method.summary}", ""]
-    lines += [f"Paper: [{paper['title']}]({paper['url']}), {paper['venue']} {paper['year']}.", ""]
-    lines += [f"Images: {model.in_channels} channels, {' x '.join(map(str, model.image_size))} pixels.", ""]
-    lines += ["## Results", "", *_metrics(content, run), ""]
-    lines += ["## Licences", "", f"Weights: {licence}.", *_origins(model, origin), ""]
+    paper = method.reference
+    if paper:
+        lines += [f"Paper: [{paper['title']}]({paper['url']}), {paper['venue']} {paper['year']}.", ""]
+    low, high = (float(bound) for bound in model.hparams.get("value_range") or (0.0, 1.0))
+    lines += [
+        f"Images: {model.in_channels} channels, {' x '.join(map(str, model.image_size))} pixels, values of the data in "
+        f"[{low:g}, {high:g}].",
+        "",
+    ]
+    lines += ["## Training data", "", *_trained_on(marks), ""]
+    lines += ["## Results", "", *_results(marks), ""]
+    lines += ["## Calibration", "", _calibration(model), ""]
+    lines += ["## Limits", "", *(f"- {limit}" for limit in _limits(model, phantom)), ""]
+    lines += ["## Licences", "", f"Weights: {marks.licence or 'unknown'}.", *_licences(model), ""]
     lines += ["## Intended use", "", "Research on anomaly detection. Not a medical device; not for diagnosis.", ""]
-    lines += ["```python", "import zoo", "", f'model = zoo.load_pretrained("hf://{repository}")']
-    return "\n".join([*lines, "prediction = model(images)  # (B, C, H, W) float32 in the data's range", "```", ""])
+    source = f"hf://{repository}" if repository else "FOLDER"
+    example = ["import zoo", "", f'model = zoo.load_pretrained("{source}")']
+    example += ["prediction = model(images)  # (B, C, H, W) float32 in the data's range"]
+    lines += ["```python", *(use.splitlines() or example), "```", ""]
+    if paper:
+        lines += ["## Citation", "", f"{paper['title']}. {paper['venue']} {paper['year']}. {paper['url']}", ""]
+    return "\n".join(lines)
 
 
-def _results(run: Path | None) -> dict[str, Any]:
-    path = None if run is None else run / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+def _phantom(marks: Marks) -> bool:
+    return marks.phantom or any(one.get("phantom") for one in (*marks.results, *marks.started_from))
 
 
-def _metrics(content: Mapping[str, Any], run: Path | None) -> list[str]:
-    if not content or run is None:
-        return ["No test results are known."]
-    kind = "**PHANTOM data** (generated; no statement on real images)" if content.get("phantom") else "the data set"
-    intervals = _intervals(run) | content.get("certified_intervals", {})
-    lines = [f"Trained and tested on {kind} `{content.get('dataset')}`, seed {content.get('seed')}.", ""]
-    lines += ["| metric | value | interval |", "|---|---|---|"]
-    for name, value in content["metrics"].items():
-        if value is not None:
-            low, high = intervals.get(name, (None, None))
-            shown = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
-            lines.append(f"| {name} | {value:.4f} | {shown} |")
-    if any(name in intervals for name in _BOOTSTRAPPED):
-        lines += ["", "Intervals of image metrics: 95 %, stratified bootstrap over the test cases (patients if known)."]
-    return lines
-
-
-def _intervals(run: Path) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of the metrics that follow from the scores of the images alone."""
-    path = run / "scores.csv"
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    scores = np.array([float(row["score"]) for row in rows])
-    labels = np.array([int(float(row["label"])) for row in rows])
-    subjects = [row.get("subject") or row["id"] for row in rows]
-    found = {
-        name: bootstrap_interval(scores, labels, metric, groups=subjects) for name, metric in _BOOTSTRAPPED.items()
-    }
-    return {name: (one.low, one.high) for name, one in found.items() if not np.isnan(one.low)}
-
-
-def _origins(model: "AnomalyModule", origin: Mapping[str, Any] | None) -> list[str]:
+def _trained_on(marks: Marks) -> list[str]:
     lines = []
-    if origin:
-        known = LICENCES.get(str(origin.get("format")), ("", "licence not known"))[1]
-        lines += ["", f"Imported from `{origin.get('file')}` (format {origin.get('format')}; {known})."]
+    if marks.dataset:
+        kind = f"{_PHANTOM} " if marks.phantom else ""
+        licence = f", licence: {marks.data_licence}" if marks.data_licence else ""
+        more = ", with unlabelled images (semi-supervised)" if marks.semi_supervised else ""
+        lines.append(f"Trained on {kind}`{marks.dataset}`{more}{licence}.")
+    if marks.data_fingerprint:
+        lines += ["", f"Fingerprint of the data: `{marks.data_fingerprint}`."]
+    if marks.origin:
+        lines += ["", _imported(marks.origin)]
+    for number, start in enumerate(marks.started_from):
+        lines += ["", f"{'Training started' if number == 0 else 'That one started'} from {_start(start)}."]
+    return lines or ["Not known."]
+
+
+def _start(start: Mapping[str, Any]) -> str:
+    told = f"`{start.get('file') or start.get('dataset') or 'other weights'}`"
+    if start.get("dataset"):
+        told += f", trained on {_PHANTOM + ' ' if start.get('phantom') else ''}`{start['dataset']}`"
+    if start.get("licence"):
+        told += f", licence of these weights: {start['licence']}"
+    return told
+
+
+def _imported(origin: Mapping[str, str]) -> str:
+    known = LICENCES.get(str(origin.get("format")), ("", "licence not known"))[1]
+    return f"Imported from `{origin.get('file')}` (format {origin.get('format')}; {known})."
+
+
+def _results(marks: Marks) -> list[str]:
+    if not marks.results:
+        return ["No test results are known."]
+    lines = []
+    for result in marks.results:
+        kind = _PHANTOM if result.get("phantom") else "the data set"
+        lines += [f"Tested on {kind} `{result.get('dataset')}`, seed {result.get('seed')}.", ""]
+        lines += ["| metric | value | interval |", "|---|---|---|"]
+        intervals = result.get("intervals", {})
+        for name, value in result.get("metrics", {}).items():
+            shown = "{:.4f} to {:.4f}".format(*intervals[name]) if name in intervals else ""
+            lines.append(f"| {name} | {value:.4f} | {shown} |")
+        lines.append("")
+    told = "Intervals of image metrics: 95 %, stratified bootstrap over the test cases (patients if known)."
+    return [*lines, told] if any(one.get("intervals") for one in marks.results) else lines[:-1]
+
+
+def _calibration(model: "AnomalyModule") -> str:
+    known = model.calibration
+    if known is None:
+        return "None: scores are raw, there is no threshold. `zoo calibrate --run RUN --healthy DIR` makes one."
+    return known.told()[:1].upper() + known.told()[1:] + f". Digest `{known.digest()}`."
+
+
+def _limits(model: "AnomalyModule", phantom: bool) -> Iterator[str]:
+    if phantom:
+        yield "Generated images took part: figures say that the program works, nothing on real images."
+    yield "Scores and maps are comparable within this model only; a high value means unlike the training images."
+    if model.calibration is not None:
+        yield "p-values hold for healthy cases of the same population and scanner as the calibration's, on average."
+    else:
+        yield "Without a calibration nothing tells how many healthy cases a threshold flags."
+    if not any(not one.get("phantom") for one in model.marks.results):
+        yield "Not tested on real images."
+    yield "Images of another modality, scanner, size or preprocessing were not tried unless a result above says so."
+
+
+def _licences(model: "AnomalyModule") -> list[str]:
+    lines = []
     backbone, weights = model.hparams.get("backbone"), model.hparams.get("weights")
     if backbone and weights == "imagenet":
         import timm

@@ -72,7 +72,7 @@ class _Draws(TorchFunctionMode):
 def export(model: "AnomalyModule", form: ExportFormat, path: Path, *, with_p_value: bool = False) -> None:
     """Export score and map with a dynamic batch; preprocessing inside the method is part of the graph.
 
-    ONNX and pt2 files say what they are: method, version, value range, image size and calibration, as metadata
+    ONNX and pt2 files say what they are: method, version, value range, image size, marks and calibration, as metadata
     ``uad_zoo.*`` of an ONNX file and as the extra file ``uad_zoo.json`` of a pt2 file.
 
     Args:
@@ -191,6 +191,7 @@ def _metadata(model: "AnomalyModule") -> dict[str, Any]:
         "value_range": [float(bound) for bound in model.hparams.get("value_range") or (0.0, 1.0)],
         "image_size": list(model.image_size),
         "in_channels": model.in_channels,
+        "marks": model.marks.plain(),
     }
     calibration = model.calibration
     if calibration is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoints.bounds import bounded, check_image_size
+from zoo.checkpoints.marks import of_import
 from zoo.checkpoints.reading import flatten, read_checkpoint
 from zoo.checkpoints.sources import fetch
 from zoo.errors import UserError
@@ -39,8 +40,11 @@ def import_checkpoint(
     """
     candidates = _candidates(format, model)
     path = fetch(source, exact=True)
+    file = Path(str(source).partition("#")[0]).name
     if format == TIMM:
-        return _around_backbone(path, model, init_args)
+        made = _around_backbone(path, model, init_args)
+        made.marks = of_import(TIMM, file)
+        return made
     checkpoint = read_checkpoint(path)
     if not isinstance(checkpoint, Mapping):
         raise UserError(f"{source}: expected a dictionary of tensors, found {type(checkpoint).__name__}")
@@ -51,6 +55,7 @@ def import_checkpoint(
                 continue
             found: AnomalyModule = cls.from_original(checkpoint, **_checked(method, init_args))
             check_image_size(str(source), found.image_size)
+            found.marks = of_import(str(method.checkpoint_format), file)
             return found
     if "uad_zoo" in checkpoint:
         raise UserError(f"{source}: a checkpoint of this package; load it with zoo.load_pretrained or --run FOLDER")

@@ -1,11 +1,13 @@
 """Starting a new fit from the weights of another model: what ``--init_from`` does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from zoo.checkpoints.loading import read_weights
+from zoo.checkpoints.marks import Marks, of_import
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import fetch
 from zoo.checkpoints.transfer import TransferReport, transfer
@@ -32,7 +34,7 @@ def initialise(model: "AnomalyModule", source: str | Path, strict: bool = False)
     Raises:
         UserError: not a readable source, nothing of it fits, or with ``strict`` anything is missing or left over.
     """
-    tensors = _weights(model, source)
+    tensors, marks = _weights(model, source)
     fitted = {name for name, _ in model.own_buffers()}
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in fitted}
     offered = {name: tensor for name, tensor in tensors.items() if name not in fitted}
@@ -47,10 +49,12 @@ def initialise(model: "AnomalyModule", source: str | Path, strict: bool = False)
             "give the arguments that the checkpoint was made with, or --init_from.strict false"
         )
     transfer(model, fitting, allow_new=True)
+    file = Path(str(source).partition("#")[0]).name
+    model.marks = replace(model.marks, started_from=marks.as_start(file).started_from)
     return TransferReport(tuple(fitting), tuple(new), tuple(left))
 
 
-def _weights(model: "AnomalyModule", source: str | Path) -> dict[str, Tensor]:
+def _weights(model: "AnomalyModule", source: str | Path) -> tuple[dict[str, Tensor], Marks]:
     path = fetch(source)
     content = None if path.suffix == ".safetensors" else read_checkpoint(path)
     if content is None or (isinstance(content, dict) and "uad_zoo" in content):
@@ -59,7 +63,8 @@ def _weights(model: "AnomalyModule", source: str | Path) -> dict[str, Tensor]:
     if hasattr(cls, "recognises") and cls.recognises(content):
         known = arguments(cls)
         given = {key: value for key, value in model.hparams.items() if key in known}
-        return dict(cls.from_original(content, **given).state_dict())
+        marks = of_import(cls.checkpoint_format, path.name)
+        return dict(cls.from_original(content, **given).state_dict()), marks
     raise UserError(
         f"--init_from {source}: neither a checkpoint of this package nor a file that {cls.__name__} imports; "
         "`zoo import` reads the original authors' files"

@@ -1,5 +1,6 @@
 """Models from this package's own checkpoints: local files, URLs, Hugging Face and Weights & Biases."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,19 @@ from torch import Tensor
 
 from zoo.checkpoints import CHECKPOINT_FORMAT
 from zoo.checkpoints.bounds import bounded, check_image_size
+from zoo.checkpoints.marks import Marks, read_marks
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import fetch, file_digest
 from zoo.configs import read_yaml
 from zoo.decision.calibration import parsed
 from zoo.errors import UserError
-from zoo.registry import load_class
+from zoo.registry import is_outside, load_class
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
 
 
-def load_pretrained(source: str | Path) -> "AnomalyModule":
+def load_pretrained(source: str | Path, *, trust: bool = False) -> "AnomalyModule":
     """A trained method from a checkpoint of this package, in evaluation mode on the CPU.
 
     Networks are built without fetching backbone weights: the checkpoint holds them.
@@ -29,6 +31,11 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
         source: a ``.ckpt``; a ``.safetensors`` with its ``config.yaml`` beside it; a run's folder or a folder of
             ``zoo push``; ``https://...[#sha256=HEX]``; ``hf://owner/repository[/file][@revision]``; or
             ``wandb://entity/project/artifact[:version]``.
+        trust: import the module that the file names, if its method is a class outside of this package; without it such
+            a file loads only where that module has been imported already.
+
+    Returns:
+        The method; ``marks`` and ``calibration`` say where its weights come from and what healthy cases scored.
 
     Raises:
         UserError: not found, not reachable, unsafe, damaged, of a later format or not one of ours.
@@ -40,7 +47,7 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
     from zoo.nn.features import weights_follow
 
     with bounded(str(source), path.stat().st_size), weights_follow():
-        cls = load_class(header["method"])
+        cls = class_of(source, header, trust=trust)
         try:
             model = cls.from_hparams({**cls.before, **arguments})
         except TypeError as error:
@@ -56,8 +63,33 @@ def load_pretrained(source: str | Path) -> "AnomalyModule":
     return model.eval()
 
 
-def read_weights(source: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of this package by name.
+def class_of(source: str | Path, header: Mapping[str, Any], *, trust: bool = False) -> "type[AnomalyModule]":
+    """The class that a checkpoint's header names.
+
+    Args:
+        source: named in errors.
+        header: the entry ``uad_zoo``.
+        trust: see :func:`load_pretrained`.
+
+    Raises:
+        UserError: a class outside of this package without trust, one that is not to be found, or no method.
+    """
+    name = header.get("method")
+    if not isinstance(name, str):
+        raise UserError(f"{source}: damaged: its entry uad_zoo names no method")
+    if is_outside(name) and not trust and name.rpartition(".")[0] not in sys.modules:
+        raise UserError(
+            f"{source}: holds a {name}, a class outside of this package: import its module first, or let it be "
+            "imported, which runs its code (--trust; in Python trust=True)"
+        )
+    cls = load_class(name)
+    if not (isinstance(cls, type) and hasattr(cls, "from_hparams")):
+        raise UserError(f"{source}: {name} is no method (no AnomalyModule)")
+    return cls
+
+
+def read_weights(source: str | Path) -> tuple[dict[str, Tensor], Marks]:
+    """The tensors of a checkpoint of this package by name, and where they come from.
 
     Args:
         source: as for :func:`load_pretrained`.
@@ -66,8 +98,8 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
         UserError: as :func:`load_pretrained`.
     """
     checkpoint = read_content(source)
-    _header(source, checkpoint)
-    return _tensors(source, checkpoint)
+    header = _header(source, checkpoint)
+    return _tensors(source, checkpoint), read_marks(header, str(source))
 
 
 def same_backbone(source: str | Path, method: str, arguments: Mapping[str, Any]) -> bool:
@@ -84,16 +116,6 @@ def same_backbone(source: str | Path, method: str, arguments: Mapping[str, Any])
         return False
     found = _arguments(source, checkpoint).get("backbone")
     return bool(_header(source, checkpoint)["method"] == method and found == arguments.get("backbone"))
-
-
-def read_origin(source: str | Path) -> dict[str, Any]:
-    """Format and name of the file that a checkpoint was imported from; empty if it was trained.
-
-    Raises:
-        UserError: as :func:`load_pretrained`.
-    """
-    header, _ = read_header(source)
-    return header["origin"] if isinstance(header.get("origin"), dict) else {}
 
 
 def read_header(source: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

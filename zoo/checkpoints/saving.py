@@ -9,6 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from zoo.checkpoints.marks import read_marks
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import file_digest
 from zoo.files import whole, write_text
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
     from zoo.module import AnomalyModule
 
 
-def save_checkpoint(model: "AnomalyModule", path: Path, origin: Mapping[str, str] | None = None) -> None:
+def save_checkpoint(model: "AnomalyModule", path: Path) -> None:
     """Write a ``.ckpt`` that :func:`zoo.load_pretrained` and ``lightning test --ckpt_path`` read.
 
     Args:
         model: built.
         path: new file.
-        origin: format and name of the file that the weights were imported from.
     """
     from importlib.metadata import version
 
@@ -35,7 +35,6 @@ def save_checkpoint(model: "AnomalyModule", path: Path, origin: Mapping[str, str
         "global_step": 0,
     }
     model.on_save_checkpoint(checkpoint)
-    checkpoint["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
     with whole(path) as partial, partial.open("wb") as stream:
         torch.save(checkpoint, stream)
 
@@ -47,8 +46,23 @@ def attach_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
         path: ``.ckpt``, read without running anything and written anew.
         calibration: :meth:`zoo.decision.calibration.Calibration.plain`.
     """
+    _attach(path, {"calibration": dict(calibration)})
+
+
+def attach_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Put a test's result into a checkpoint of this package; all else in the file stays.
+
+    Args:
+        path: ``.ckpt``, read without running anything and written anew.
+        result: :func:`zoo.checkpoints.marks.result_of`.
+    """
+    marks = read_marks(read_checkpoint(path)["uad_zoo"], str(path))
+    _attach(path, {"marks": marks.tested(result).plain()})
+
+
+def _attach(path: Path, entries: Mapping[str, Any]) -> None:
     content = read_checkpoint(path)
-    content["uad_zoo"]["calibration"] = dict(calibration)
+    content["uad_zoo"] |= entries
     with whole(path) as partial, partial.open("wb") as stream:
         torch.save(content, stream)
 
@@ -68,13 +82,12 @@ class WholeFileIO(TorchCheckpointIO):
             torch.save(checkpoint, stream)
 
 
-def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, str] | None = None) -> None:
+def save_safetensors(model: "AnomalyModule", folder: Path) -> None:
     """Write ``model.safetensors`` and ``config.yaml`` (method, arguments and the weights' SHA-256) into a folder.
 
     Args:
         model: built.
         folder: made if missing.
-        origin: format and name of the file that the weights were imported from.
     """
     from safetensors.torch import save_file
 
@@ -84,7 +97,6 @@ def save_safetensors(model: "AnomalyModule", folder: Path, origin: Mapping[str, 
         save_file(tensors, partial)
     header: dict[str, Any] = {"hyper_parameters": dict(model.hparams)}
     model.on_save_checkpoint(header)
-    header["uad_zoo"] |= {"origin": dict(origin)} if origin else {}
     if "calibration" in header["uad_zoo"]:  # one long line: YAML is slow at many numbers
         header["uad_zoo"]["calibration"] = json.dumps(header["uad_zoo"]["calibration"])
     content = {"uad_zoo": _plain(header["uad_zoo"]), "hyper_parameters": _plain(header["hyper_parameters"])}

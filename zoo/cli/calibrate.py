@@ -149,6 +149,7 @@ def main(argv: list[str]) -> int:
         "--case_score", choices=tuple(RULES), default="max", help="how a case's images become its score"
     )
     parser.add_argument("--check", metavar="DIR", help="other healthy images: does the calibration fit them?")
+    parser.add_argument("--trust", action="store_true", help="the run is your own and may name any class")
     arguments = parser.parse_args(argv)
     if arguments.healthy and arguments.check:
         raise UserError("--healthy makes a calibration, --check tries one: give one of them")
@@ -163,6 +164,7 @@ def main(argv: list[str]) -> int:
     from zoo.cli import running
 
     options = ["predict", "--run", str(folder), *(["--input", given] if given else [])]
+    options += ["--trust"] if arguments.trust else []
     running.main(options, calibrate=command)
     return command.code
 

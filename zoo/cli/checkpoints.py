@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     push = commands.add_parser("push", help="a run as a folder in Hugging Face layout, with a model card")
     push.add_argument("source", metavar="RUN", help="run folder, or a checkpoint")
     push.add_argument("--output", "--out", required=True, metavar="DIR", help="new folder")
+    for command in (give, push):
+        command.add_argument(
+            "--trust", action="store_true", help="import the module of a method from outside of this package"
+        )
     push.add_argument("--repo", help="OWNER/NAME on the hub to upload the folder to")
     push.add_argument(
         "--licence", help="licence of the weights, for the card; default: the imported file's, or unknown"
@@ -75,8 +80,7 @@ def _make_checkpoint(arguments: argparse.Namespace) -> int:
     model = import_checkpoint(arguments.source, arguments.format, arguments.model, **more)
     if arguments.format != "timm":  # around a backbone the method still has to be fitted
         _try(model, arguments.source)
-    file = Path(arguments.source.partition("#")[0]).name
-    save_checkpoint(model, output, {"format": _format(model, arguments.format), "file": file})
+    save_checkpoint(model, output)
     print(f"{model.method().name}, images of {model.in_channels} x {model.image_size}: {output}")
     if arguments.format == "timm" and "weights" in model.hparams:
         print(f"only its backbone is filled; to fit the method: lightning fit ... --model.weights {arguments.source}")
@@ -110,35 +114,63 @@ def _setting(text: str) -> tuple[str, Any]:
     return name, tuple(found) if isinstance(found, list) else found
 
 
-def _format(model: "AnomalyModule", asked: str) -> str:
-    return str(model.method().checkpoint_format) if asked == "auto" else asked
-
-
 def _export(arguments: argparse.Namespace) -> int:
     from zoo.checkpoints.exporting import export
-    from zoo.checkpoints.loading import load_pretrained
 
     output = _new(arguments.output)
-    model = load_pretrained(arguments.source)
+    card = output / "README.md" if arguments.format == "safetensors" else _new(f"{output}.md")
+    model = _loaded(arguments)
     if arguments.outputs not in ("score,map", "score,map,p_value"):
         raise UserError(f"--outputs {arguments.outputs}: expected score,map or score,map,p_value")
     export(model, arguments.format, output, with_p_value=arguments.outputs.endswith("p_value"))
+    _write_card(model, card, use=_USE.get(arguments.format, "").format(file=output.name))
     print(f"{model.method().name} as {arguments.format}: {output}")
+    print(f"model card: {card}")
     return 0
 
 
-def _push(arguments: argparse.Namespace) -> int:
+_USE = {
+    "onnx": "import onnxruntime\n\n"
+    'session = onnxruntime.InferenceSession("{file}")\n'
+    'score, anomaly_map = session.run(None, {{"image": images}})[:2]  # (B, C, H, W) float32 in the data\'s range',
+    "pt2": "import torch\n\n"
+    'program = torch.export.load("{file}").module()\n'
+    "score, anomaly_map = program(images)[:2]  # (B, C, H, W) float32 in the data's range",
+}
+
+
+def _loaded(arguments: argparse.Namespace) -> "AnomalyModule":
+    """The model, with a run's newest calibration."""
+    from zoo.checkpoints.loading import load_pretrained, read_content
+    from zoo.cli.calibrate import find_calibration
+
+    model, folder = load_pretrained(arguments.source, trust=arguments.trust), Path(arguments.source)
+    if (folder / "calibrations").is_dir():
+        model.calibration, problem = find_calibration(read_content(arguments.source), folder)
+        if problem:
+            raise UserError(problem)
+    return model
+
+
+def _write_card(model: "AnomalyModule", path: Path, repository: str | None = None, use: str = "") -> None:
     from zoo.checkpoints.card import model_card
-    from zoo.checkpoints.loading import load_pretrained, read_origin
+
+    write_text(path, model_card(model, repository=repository, use=use))
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from zoo.checkpoints.saving import save_safetensors
 
     output = _new(arguments.output)
-    model, origin = load_pretrained(arguments.source), read_origin(arguments.source)
-    save_safetensors(model, output, origin)
-    run = Path(arguments.source) if Path(arguments.source).is_dir() else None
-    repository = arguments.repo or "OWNER/NAME"
-    card = model_card(model, run, repository=repository, licence=arguments.licence, origin=origin)
-    write_text(output / "README.md", card)
+    if arguments.licence is not None and not re.fullmatch(r"[a-z0-9.+-]{1,40}", arguments.licence):
+        raise UserError(f"--licence {arguments.licence}: expected an identifier of the hub, for example cc-by-4.0")
+    model = _loaded(arguments)
+    if arguments.licence is not None:
+        model.marks = replace(model.marks, licence=arguments.licence)
+    save_safetensors(model, output)
+    _write_card(model, output / "README.md", arguments.repo or "OWNER/NAME")
     print(f"folder: {output}")
     if arguments.repo:
         _upload(arguments.repo, output)

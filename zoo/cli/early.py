@@ -145,8 +145,10 @@ class _Call:
                 _refuse(self.keys[section], known, f"{section}.")
         _refuse(self.keys["trainer"], trainer_arguments("__init__"), "trainer.")
         missing = [section for section in ("model", "data") if section not in self.classes]
-        told_by_checkpoint = self.command == "predict" and self.paths.get("ckpt_path") and len(missing) == 2
-        if missing and not told_by_checkpoint:
+        if self.paths.get("ckpt_path") or "init_from" in self.top:  # the checkpoint tells its method, and how it reads
+            tells_data = self.command == "predict" or self.keys["data"]
+            missing = [section for section in missing if section == "data" and not tells_data]
+        if missing:
             raise UserError(missing_sections(", ".join(missing)))
         self._check_paths()
 

@@ -1,11 +1,13 @@
 """``zoo models [NAME]``: what there is, from the registry."""
 
 import argparse
+import importlib.util
 from pathlib import Path
 
+from zoo.configs import shipped_configs
 from zoo.errors import UserError
 from zoo.files import write_text
-from zoo.registry import FAMILIES, Method, Variant, find, methods, variants
+from zoo.registry import FAMILIES, Method, Variant, find, is_outside, load_class, methods, outside, variants
 
 
 def main(argv: list[str]) -> int:
@@ -24,6 +26,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.name in variants():
         describe_variant(variants()[arguments.name])
+    elif arguments.name and is_outside(arguments.name):
+        describe(outside(load_class(arguments.name)))
     elif arguments.name:
         describe(find(arguments.name))
     elif arguments.markdown:
@@ -80,13 +84,17 @@ def renew(readme: Path) -> None:
 def describe(method: Method) -> None:
     """Print everything the file says of one method."""
     paper = method.reference
-    source = Path(__file__).parents[1] / method.family / f"{method.name}.py"
+    name = method.name if method.family in FAMILIES else method.class_path
+    source = importlib.util.find_spec(method.class_path.rpartition(".")[0])
+    chosen = f"--config models/{name}" if f"models/{name}" in shipped_configs() else f"--model {name}"
     print(f"{method.name} ({method.class_name}, {method.family}): {method.summary}")
-    print(f"paper:  {paper['title']}, {paper['venue']} {paper['year']}, {paper['url']}")
+    if paper:
+        print(f"paper:  {paper['title']}, {paper['venue']} {paper['year']}, {paper['url']}")
     print(f"needs:  {needs(method)}")
-    print(f"code:   {source}")
-    print(f"use:    lightning fit --config models/{method.name} --config data/folder --data.root DIR")
-    print(f"help:   lightning fit --model.help {method.name}")
+    if source is not None:
+        print(f"code:   {source.origin}")
+    print(f"use:    lightning fit {chosen} --config data/folder --data.root DIR")
+    print(f"help:   lightning fit --model.help {name}")
 
 
 def describe_variant(variant: Variant) -> None:

@@ -1,9 +1,7 @@
 """Options of the commands: short names, configuration files, and where a mistake stands; imports nothing heavy."""
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from datamodules.registry import class_names
 from zoo.cli.loggers import logger_option, logger_setting
 from zoo.configs import config_path, read_yaml
 from zoo.errors import UserError
-from zoo.registry import find_settings, nearest
+from zoo.registry import find_settings, importable, is_outside, nearest, not_importable
 from zoo.run_folder import Run, open_run
 
 
@@ -36,11 +34,14 @@ def take_run(options: list[str]) -> tuple[list[str], Run | None, bool]:
             rest.append(word)
     trust = "--trust" in options
     if folder is None:
-        if trust:
-            raise UserError("--trust belongs to --run FOLDER; a file given by --config is your own")
-        return rest, None, False
+        sources = ("--ckpt_path", "--init_from", "--init_from.source")
+        if trust and not any(word.partition("=")[0] in sources for word in rest):
+            raise UserError("--trust belongs to --run FOLDER or --ckpt_path FILE; a file given by --config is your own")
+        return rest, None, trust
     if not folder:
         raise UserError("--run needs the folder of a run, for example --run runs/NAME")
+    if (Path(folder) / "model.safetensors").is_file():  # what push and export write: weights, no run
+        return [*rest, "--ckpt_path", folder], None, trust
     return rest, open_run(Path(folder)), trust
 
 
@@ -48,20 +49,24 @@ def take_run(options: list[str]) -> tuple[list[str], Run | None, bool]:
 
 
 def method_class(name: str) -> str:
-    """Import path of a method: ``fae``, ``FeatureAutoencoder`` or a path, also of the user's own class."""
-    return name if _foreign(name) else find_settings(name)[0].class_path
+    """Import path of a method: ``fae``, ``FeatureAutoencoder`` or a path, also of the user's own class.
+
+    Raises:
+        UserError: no such method, or no such module.
+    """
+    return _own_class(name) if is_outside(name) else find_settings(name)[0].class_path
 
 
 def method_with_settings(name: str) -> str:
     """As :func:`method_class`; of a variant the path with its arguments, as JSON."""
-    path, settings = method_class(name), {} if _foreign(name) else find_settings(name)[1]
+    path, settings = method_class(name), {} if is_outside(name) else find_settings(name)[1]
     return json.dumps({"class_path": path, "init_args": settings}) if settings else path
 
 
 def data_class(name: str) -> str:
     """Import path of a data set: its class or file by name, or a path, also of the user's own class."""
-    if _foreign(name):
-        return name
+    if is_outside(name):
+        return _own_class(name)
     known = class_names()
     wanted = name.rpartition(".")[2].replace("_", "").lower()
     for entry in known:
@@ -71,12 +76,11 @@ def data_class(name: str) -> str:
     raise UserError(f"unknown data set '{name}'; {'nearest' if close else 'known'}: {', '.join(close or known)}")
 
 
-def _foreign(class_path: str) -> bool:
-    """Whether the path leads outside this package, to a package that there is; it is not imported for that."""
-    top, dot, _ = class_path.partition(".")
-    if not (top and dot) or top in ("zoo", "datamodules"):
-        return False
-    return top in sys.modules or importlib.util.find_spec(top) is not None
+def _own_class(path: str) -> str:
+    """The path of a class outside of this package, if its top package is there; nothing is imported for that."""
+    if not importable(path.partition(".")[0]):
+        raise UserError(not_importable(path))
+    return path
 
 
 _RESOLVERS: dict[str, Callable[[str], str]] = {"model": method_class, "data": data_class}
@@ -148,7 +152,7 @@ def resolve_classes(content: dict[str, Any]) -> None:
         if isinstance(part, dict) and isinstance(part.get("class_path"), str):
             name = part["class_path"]
             part["class_path"] = resolve(name)
-            settings = find_settings(name)[1] if key == "model" and not _foreign(name) else {}
+            settings = find_settings(name)[1] if key == "model" and not is_outside(name) else {}
             if settings:
                 part["init_args"] = {**settings, **(part.get("init_args") or {})}
 

@@ -9,10 +9,12 @@ from typing import Any
 from datamodules.integrity import is_cache
 from datamodules.registry import class_names
 from zoo.checkpoints.bounds import check_image_size
-from zoo.checkpoints.loading import read_header
+from zoo.checkpoints.loading import class_of, read_header
+from zoo.cli.trust import problem_of_config
+from zoo.configs import read_yaml
 from zoo.errors import UserError
 from zoo.module import OF_THE_DATA
-from zoo.registry import arguments, find, load_class
+from zoo.registry import arguments, load_class
 
 # Options of the machine, which change no result (beyond rounding): the caller's, whatever the run had.
 _DATA = ("batch_size", "num_workers", "cache_dir", "bad_files", "device_store")
@@ -100,41 +102,103 @@ def older_arguments(stored: dict[str, Any]) -> list[str]:
     return [f"--model.{key}={value}" for key, value in before.items() if key not in given]
 
 
-def config_of_checkpoint(source: str) -> dict[str, Any]:
-    """Method and data as a configuration, from what a checkpoint knows.
+def model_of_checkpoint(
+    source: str, header: dict[str, Any], given: dict[str, Any], *, trust: bool = False
+) -> dict[str, Any]:
+    """The section ``model`` of a configuration, from what a checkpoint knows.
 
     Args:
-        source: a checkpoint of this package, see :func:`zoo.load_pretrained`.
+        source: named in errors.
+        header: of the checkpoint.
+        given: arguments of its method.
+        trust: it may be a class outside of this package.
 
     Raises:
-        UserError: it is none, or it does not tell how its data were read.
+        UserError: it names no method, or one that it may not.
     """
-    path, (header, given) = source, read_header(source)
-    cls = load_class(header["method"])
+    cls = class_of(source, header, trust=trust)
     known = arguments(cls)
     hparams = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in {**cls.before, **given}.items()
         if key not in OF_THE_DATA or key in known
     }
-    model = {"class_path": find(header["method"]).class_path, "init_args": hparams}
+    return {"class_path": cls.method().class_path, "init_args": hparams}
+
+
+def data_of_checkpoint(source: str, header: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """The section ``data`` of a configuration, from what a checkpoint knows.
+
+    Args:
+        source: named in errors.
+        header: of the checkpoint.
+        model: :func:`model_of_checkpoint`.
+
+    Raises:
+        UserError: it does not tell how its data were read.
+    """
     data = header.get("data")
     if not isinstance(data, dict):
-        size = hparams.get("image_size")
+        size = model["init_args"].get("image_size")
         if not isinstance(size, list) or len(size) != 2:
-            raise UserError(f"{path}: does not say how its volumes are read; add --config data/NAME")
-        folder: dict[str, Any] = {"image_size": size, "in_channels": hparams.get("in_channels")}
-        return {"model": model, "data": {"class_path": "datamodules.Folder", "init_args": folder}}
+            raise UserError(f"{source}: does not say how its volumes are read; add --config data/NAME")
+        folder: dict[str, Any] = {"image_size": size, "in_channels": model["init_args"].get("in_channels")}
+        return {"class_path": "datamodules.Folder", "init_args": folder}
     class_path, read_with, facts = str(data.get("class_path")), data.get("init_args"), data.get("known")
     if class_path not in {f"datamodules.{name}" for name in class_names()}:
-        raise UserError(f"{path}: its data were read by {class_path[:60]}, no class of this package; add --data NAME")
+        raise UserError(f"{source}: its data were read by {class_path[:60]}, no class of this package; add --data NAME")
     if not isinstance(read_with, dict) or not isinstance(facts, dict | None):
-        raise UserError(f"{path}: damaged: does not say how its data were read; add --config data/NAME")
+        raise UserError(f"{source}: damaged: does not say how its data were read; add --config data/NAME")
     if "cache_dir" in read_with:
-        raise UserError(f"{path}: refused, nothing was run: it names a place to write to (cache_dir)")
+        raise UserError(f"{source}: refused, nothing was run: it names a place to write to (cache_dir)")
     size = (facts or {}).get("image_size")
-    check_image_size(path, size)
-    return {"model": model, "data": {"class_path": class_path, "init_args": {**read_with, "image_size": size}}}
+    check_image_size(source, size)
+    return {"class_path": class_path, "init_args": {**read_with, "image_size": size}}
+
+
+def told_by_checkpoint(
+    command: str, words: Sequence[str], files: Sequence[Path], *, trust: bool = False
+) -> dict[str, Any]:
+    """Sections of a configuration that the caller leaves to the checkpoint of ``--ckpt_path`` or ``--init_from``.
+
+    The method is the checkpoint's where none is given. So is the way to read images, for a prediction of files or
+    where only the place of the data is given (``--data.root DIR``).
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        words: the caller's options.
+        files: configuration files among them.
+        trust: the method may be a class outside of this package.
+
+    Raises:
+        UserError: the checkpoint does not tell, or a prediction has no files.
+    """
+    start = value_of(words, "--init_from") or value_of(words, "--init_from.source")
+    source = value_of(words, "--ckpt_path") or start
+    given = {word.partition("=")[0].removeprefix("--").removesuffix(".class_path") for word in words}
+    given |= {str(key) for path in files for key in (read_yaml(path) or {})}
+    data_keys = any(key.startswith("data.") for key in given)
+    wanted_data = "data" not in given and (command == "predict" or data_keys)
+    if source is None or "help" in given or ("model" in given and not wanted_data):
+        return {}
+    if command == "predict" and "data" not in given and "input" not in given:
+        raise UserError("predict --ckpt_path scores new images: add --input FILE_OR_FOLDER; for the test set, --run")
+    try:
+        header, settings = read_header(source)
+    except UserError:
+        if value_of(words, "--ckpt_path") is None:  # the authors' file does not say into which method
+            return {}
+        raise
+    model = model_of_checkpoint(source, header, settings, trust=trust)
+    found = {} if "model" in given else {"model": model}
+    if wanted_data:
+        found["data"] = data_of_checkpoint(source, header, model)
+    if command == "fit" and "model" in found and start is not None:  # it may be of another size
+        own = {key: value for key, value in model["init_args"].items() if key not in ("image_size", "in_channels")}
+        found["model"] = {**model, "init_args": own}
+    if not trust and (problem := problem_of_config(found)) is not None:
+        raise UserError(f"{source}: refused, nothing was run: {problem}; give --config for its data and method")
+    return found
 
 
 def known_of_data(checkpoint: Any) -> dict[str, Any]:

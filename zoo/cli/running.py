@@ -1,8 +1,8 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with run folders."""
 
 import contextlib
+import json
 import logging
-import re
 import shutil
 import signal
 import sys
@@ -37,21 +37,23 @@ from zoo.callbacks.panels import Panels
 from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
 from zoo.checkpoints.loading import lightning_file, same_backbone
+from zoo.checkpoints.marks import result_of
 from zoo.checkpoints.reading import read_checkpoint
+from zoo.checkpoints.saving import attach_result
 from zoo.cli.calibrate import calibrate_after_fit, find_calibration
 from zoo.cli.options import resolve_names, take_run, todays, with_place
 from zoo.cli.parsing import MODE, Parser, use_short_names
 from zoo.cli.prediction import (
     advice,
     cache_default,
-    config_of_checkpoint,
     is_callers,
     known_of_data,
     machine_defaults,
     older_arguments,
+    told_by_checkpoint,
     value_of,
 )
-from zoo.cli.trust import check_run, problem_of_config
+from zoo.cli.trust import check_run
 from zoo.cli.words import tidy
 from zoo.configs import read_yaml
 from zoo.decision.calibration import Calibration
@@ -60,7 +62,7 @@ from zoo.errors import UserError
 from zoo.files import held, write_text
 from zoo.module import AnomalyModule
 from zoo.nn.features import weights_follow
-from zoo.registry import Method, methods
+from zoo.registry import Method, methods, snake
 from zoo.run_folder import Run, new_folder, provenance
 
 _OWN_CONFIGURATION = "give the checkpoint's own (--run FOLDER has it; predict --ckpt_path FILE --input ... needs none)"
@@ -92,29 +94,22 @@ def main(argv: list[str], callbacks: Iterable[Callback] = (), calibrate: Any = N
     use_short_names()
     call = Call(run, list(callbacks), words, calibrate=calibrate)
     with contextlib.ExitStack() as stack:
-        call.before = _before(command, words, run, stack)
-        if run is not None and not trust and value_of(words, "--data.cache_dir") is None:
-            call.before += cache_default(read_yaml(run.config))
+        if run is None:
+            told = told_by_checkpoint(command, words, files, trust=trust)
+            call.before = ["--config", str(_scratch(stack, told))] if told else []
+        else:
+            call.before = _of_run(command, run, stack)
+            if not trust and value_of(words, "--data.cache_dir") is None:
+                call.before += cache_default(read_yaml(run.config))
         return _call(command, call, resolved, files)
 
 
-def _before(command: str, words: list[str], run: Run | None, stack: contextlib.ExitStack) -> list[str]:
-    """Arguments that come before the caller's: of the run, or of the checkpoint where nothing else is given."""
-    if run is not None:
-        content = read_yaml(run.config)
-        stored = todays(content) if isinstance(content, dict) else {}
-        file = run.config if stored == content else _scratch(stack, stored)
-        return ["--config", str(file), *older_arguments(stored), *machine_defaults(command, stored)]
-    checkpoint = value_of(words, "--ckpt_path")
-    keys = {word.partition("=")[0] for word in words}
-    if command != "predict" or checkpoint is None or keys & {"--config", "-c", "--model", "--data", "--help"}:
-        return []
-    if "--input" not in keys:
-        raise UserError("predict --ckpt_path scores new images: add --input FILE_OR_FOLDER; for the test set, --run")
-    content = config_of_checkpoint(checkpoint)
-    if (problem := problem_of_config(content)) is not None:
-        raise UserError(f"{checkpoint}: refused, nothing was run: {problem}; give --config for its data and method")
-    return ["--config", str(_scratch(stack, content))]
+def _of_run(command: str, run: Run, stack: contextlib.ExitStack) -> list[str]:
+    """Arguments of a run, which come before the caller's."""
+    content = read_yaml(run.config)
+    stored = todays(content) if isinstance(content, dict) else {}
+    file = run.config if stored == content else _scratch(stack, stored)
+    return ["--config", str(file), *older_arguments(stored), *machine_defaults(command, stored)]
 
 
 def _scratch(stack: contextlib.ExitStack, content: dict[str, Any]) -> Path:
@@ -286,6 +281,7 @@ class ZooCLI(LightningCLI):
                 self.calibration, self.calibration_problem = find_calibration(content, run)
             if self.subcommand == "fit":
                 self._check_start(content)
+                self._refuse_overruled(content)
         self.text = self._config_text()
         self.folder = self._make_folder() if _get_rank() in (None, 0) else None
         self.call.folder = self.folder
@@ -318,6 +314,23 @@ class ZooCLI(LightningCLI):
                 f"--init_from {given or self.checkpoint} starts a new fit from them"
             )
 
+    def _refuse_overruled(self, content: dict[str, Any]) -> None:
+        """What a continued run would take from its checkpoint may not be given otherwise: it would go unheard."""
+        source = self._given.get("ckpt_path")
+        if source is None:
+            return
+        now = self._given.model.init_args.as_dict() if "init_args" in self._given.model else {}
+        stored, header = content.get("hyper_parameters", {}), content["uad_zoo"]
+        pairs = [(f"model.{key}", now.get(key), stored[key]) for key in stored if key in now]
+        pairs.append(("seed_everything", self._given.seed_everything, header.get("seed")))
+        for key, new, old in pairs:
+            follows = key in ("model.image_size", "model.in_channels")  # checked against the data, as in any fit
+            if not follows and old is not None and _listed(new) != _listed(old):
+                raise UserError(
+                    f"--{key} {new}: --ckpt_path continues a run, and that of {source} has {old}\n"
+                    f"give --{key} {old}, or start a new fit from its weights: --init_from {source}"
+                )
+
     def _make_folder(self) -> Path:
         if self.run is not None:
             return self.run.folder
@@ -341,7 +354,9 @@ class ZooCLI(LightningCLI):
             return self.run.config.read_text(encoding="utf-8")
         self._dump_config()
         kept = {key: value for key, value in self.config_dump.items() if key not in _OF_THE_CALL}
-        return yaml.safe_dump(kept, sort_keys=False)
+        source = self._given.get("ckpt_path")
+        begun = "" if source is None else f"# of a call with --ckpt_path {json.dumps(str(source))}\n"
+        return begun + yaml.safe_dump(kept, sort_keys=False)
 
     def instantiate_classes(self) -> None:
         """Make data set, model and trainer; what their constructors refuse is told without the parser's wrapping."""
@@ -435,6 +450,7 @@ class ZooCLI(LightningCLI):
             best = [one.best_model_path for one in attached(self.trainer) if isinstance(one, ModelCheckpoint)]
             best_path = next((path for path in best if path), None)  # None tests the last weights
             self.trainer.test(self.model, self.datamodule, ckpt_path=best_path, weights_only=True, verbose=False)
+            self._keep_result(best_path)
         self._say("test", "predict --input FILE_OR_FOLDER")
 
     def run_validate(self) -> None:
@@ -451,7 +467,19 @@ class ZooCLI(LightningCLI):
         self.trainer.test(
             self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True, verbose=False
         )
+        if self.run is not None and self._given.get("ckpt_path") is None:
+            self._keep_result(_path(self.checkpoint))
         self._say()
+
+    def _keep_result(self, tested: str | None) -> None:
+        """Write a test's result into the checkpoint of the run that was tested; None: the last one."""
+        if not self.trainer.is_global_zero or self.folder is None:
+            return
+        path = self.folder / "checkpoints" / "last.ckpt" if tested is None else Path(tested)
+        output = _find(self.trainer, AnomalyMetrics).output
+        result = None if output is None else result_of(Path(output).parent)
+        if result is not None and path.is_file():
+            attach_result(path, result)
 
     def run_predict(self) -> None:
         """Predict and write the files, or calibrate with what is predicted."""
@@ -479,14 +507,22 @@ class ZooCLI(LightningCLI):
             print(f"run folder: {self.folder}{note}")
             for command in next_commands:
                 print(f"next:       lightning {command} --run {self.folder}")
-            print(f"repeat:     lightning {self.subcommand} --config {self.folder}/config.yaml")
+            source = self._given.get("ckpt_path")
+            if source is None and self.subcommand != "fit":
+                source = self.checkpoint
+            begun = "" if source is None else f" --ckpt_path {source}"
+            print(f"repeat:     lightning {self.subcommand} --config {self.folder}/config.yaml{begun}")
 
 
 def _snake(class_path: str, known: Iterable[Method]) -> str:
     """Name of a class for folders: the method's name, else the class's in snake case."""
     names = {method.class_path: method.name for method in known}
     name = class_path.rpartition(".")[2]
-    return names.get(class_path) or class_names().get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return names.get(class_path) or class_names().get(name) or snake(name)
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _path(path: Path | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from zoo.cli.options import data_class, method_class
 from zoo.configs import read_yaml
 from zoo.errors import UserError
-from zoo.registry import FAMILIES
+from zoo.registry import FAMILIES, is_outside
 from zoo.run_folder import Run
 
 # Lightning's classes that a run's configuration may name, with the arguments that it may set. Left out: whatever takes
@@ -96,6 +96,8 @@ def _check_part(key: str, part: Any) -> None:
         raise _NotPlainError(f"{key} belongs to a call, not to a run")
     if key in ("model", "data"):
         path, arguments = _class(key, part)
+        if is_outside(path):
+            raise _NotPlainError(f"{key}.class_path {path} is no class of this package")
         try:
             resolved = (method_class if key == "model" else data_class)(path)
         except UserError as error:
