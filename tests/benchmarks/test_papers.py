@@ -1,5 +1,7 @@
 """The suites run the papers: every stated setting reaches the cells, or the deviation says why."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from benchmarks.plan import read_plan
 from zoo.cli import main
 from zoo.cli import papers as papers_command
 from zoo.cli.checking import problems
-from zoo.configs import shipped_configs
+from zoo.configs import config_path, read_yaml, shipped_configs
 from zoo.errors import UserError
+from zoo.metrics.table import TABLE
+from zoo.registry import find
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "papers.md"
 
@@ -113,3 +117,52 @@ SHIPPED = sorted(name for name in shipped_configs() if name.startswith("benchmar
 )
 def test_no_cell_of_a_shipped_benchmark_is_wrong(name):
     assert problems(read_plan(name).cells) == {}
+
+
+def reduced(suite, path):
+    """A shipped suite with all its methods at their tiniest, on small phantoms, for a few steps and one seed."""
+    content = read_yaml(config_path(f"benchmarks/{suite}"))
+    for name, entry in content["models"].items():
+        entry = content["models"][name] = dict(entry or {})
+        config = str(entry.get("config", name))
+        shipped = read_yaml(config_path(config if "/" in config else f"models/{config}"))
+        tiny = dict(find(shipped["model"]["class_path"]).tiny)
+        tiny.pop("image_size")
+        entry["init_args"] = {
+            **{key: list(one) if isinstance(one, tuple) else one for key, one in tiny.items()},
+            **entry.get("init_args", {}),
+        }
+        if "folds" in entry:
+            entry["folds"] = entry["folds"][: 2 if name == "T1" else 1]
+    for name, entry in content["data"].items():
+        entry = content["data"][name] = {**(entry or {})}
+        size = [16, 24, 16] if name.endswith("_3d") else 64
+        entry["init_args"] = {**entry.get("init_args", {}), "image_size": size, "batch_size": 4, "max_val_images": 4}
+    trainer = {"accelerator": "cpu", "precision": "32-true", "max_steps": 4, "limit_train_batches": 2}
+    more = {"seeds": content["seeds"][:1], "budget": "equal_steps", "trainer": trainer}
+    metrics = {**content.get("metrics", {}), "neighbours": 5}
+    return write(path, **{**content, **more, "metrics": metrics})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", sorted(papers.suites()))
+def test_every_suite_runs_on_phantoms_to_the_page(suite, tmp_path):
+    config = reduced(suite, tmp_path / "suite.yaml")
+    assert main(["benchmark", config, "--out", str(tmp_path / "out")]) == 0
+    cells = read_plan(config).cells
+    assert {cell.method for cell in cells} >= {
+        name for row in papers.rows(suite, read_plan(suite)) for name in row.methods
+    }
+    for cell in cells:
+        found = json.loads((tmp_path / "out" / "cells" / cell.name / "metrics.json").read_text())
+        assert found["phantom"] is True
+        protocol = cell.config["metrics"].get("protocol", "common")
+        protocols = protocol if isinstance(protocol, list) else [protocol]
+        own = {name for name, metric in TABLE.items() if metric.protocol in set(protocols) - {"common"}}
+        for name in own or {"image_auroc"}:
+            value = found["metrics"][name]
+            assert value is not None, (cell.name, name)
+            assert math.isfinite(value), (cell.name, name)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(cell.method in page for cell in cells)
+    assert "PHANTOM" in (tmp_path / "out" / "leaderboard.md").read_text()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import zoo
 from datamodules import Folder
@@ -166,3 +167,16 @@ def test_padim_state_does_not_grow_with_the_training_set():
     assert sum(buffer.numel() for buffer in model.buffers()) == before
     model.finish()
     assert sum(buffer.numel() for buffer in model.buffers()) == before
+
+
+def test_patchcore_describes_patches_as_the_authors_do():
+    """Unfolded squares, each layer averaged to the length, the layers' vectors averaged to it again."""
+    model = zoo.create_model("patchcore", image_size=32, in_channels=1, backbone="resnet18", weights="random").eval()
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 256, 4, 4), torch.randn(2, 512, 4, 4)]
+    found = model._at_places(maps)
+    assert found.shape == (2, 4, 4, 1024)
+    each = [nn.functional.unfold(one, 3, padding=1).mT.reshape(32, 1, -1) for one in maps]
+    joined = torch.stack([nn.functional.adaptive_avg_pool1d(one, 1024)[:, 0] for one in each], dim=1)
+    wanted = nn.functional.adaptive_avg_pool1d(joined.reshape(32, 1, -1), 1024)[:, 0]
+    assert torch.allclose(found.reshape(32, 1024), wanted, atol=1e-5)

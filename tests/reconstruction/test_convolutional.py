@@ -341,3 +341,14 @@ def test_arguments_of_the_context_vae_are_its_own():
 def test_sizes_that_do_not_divide_are_refused(name):
     with pytest.raises(UserError, match="multiples of"):
         zoo.create_model(name, image_size=36)
+
+
+def test_context_vae_has_the_authors_network():
+    """Counted from the code for the MOOD challenge at 128 px: 16, 64, 256, 1024 maps, no biases, a code of 128."""
+    model = zoo.create_model("ce_vae", image_size=128, in_channels=1)
+    convolutions = 9 * (16 + 16 * 64 + 64 * 256 + 256 * 1024) + 16 * (1024 * 256 + 256 * 64 + 64 * 16 + 16)
+    assert sum(p.numel() for p in model.parameters()) == convolutions + 1024 * 8 * 8 * (2 * 128 + 128)
+    code = torch.randn(1, 128)
+    start = model.network.from_code(code).unflatten(1, (1024, 8, 8))
+    wanted = model.network.to_image(model.network.decoder(torch.nn.functional.leaky_relu(start, 0.01)))
+    assert torch.equal(model.network.decode(code), wanted)

@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
@@ -152,6 +153,7 @@ class DenseAutoencoder(nn.Module):
         out_channels: channels of the output; by default ``in_channels``.
         norm: see :func:`conv_block`.
         dropout: see :func:`conv_block`.
+        activated: a leaky ReLU on what the code becomes before the first decoder block.
 
     Raises:
         UserError: an image size that does not divide, or whose smallest map is one pixel under instance norm.
@@ -168,6 +170,7 @@ class DenseAutoencoder(nn.Module):
         out_channels: int | None = None,
         norm: Norm = "instance",
         dropout: float = 0.0,
+        activated: bool = False,
     ) -> None:
         super().__init__()
         factor = 2 ** len(hidden_dims)
@@ -178,6 +181,7 @@ class DenseAutoencoder(nn.Module):
         self.encoder = conv_encoder(in_channels, hidden_dims, norm=norm, dropout=dropout)
         self.to_code = nn.Linear(length, code_dim or latent_dim, bias=False)
         self.from_code = nn.Linear(latent_dim, length, bias=False)
+        self.activated = activated
         self.decoder = conv_decoder(hidden_dims[::-1], norm=norm, dropout=dropout)
         self.to_image = nn.ConvTranspose2d(
             hidden_dims[0], out_channels or in_channels, 4, stride=2, padding=1, bias=False
@@ -190,7 +194,8 @@ class DenseAutoencoder(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         """Image ``(B, C, H, W)`` of a code ``(B, latent_dim)``."""
-        image: Tensor = self.to_image(self.decoder(self.from_code(code).unflatten(1, self.grid)))
+        start = self.from_code(code).unflatten(1, self.grid)
+        image: Tensor = self.to_image(self.decoder(F.leaky_relu(start) if self.activated else start))
         return image
 
     def forward(self, image: Tensor) -> Tensor:

@@ -4,19 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SIDE = 3
 
+def local_patches(maps: list[Tensor], length: int, side: int = 3) -> Tensor:
+    """Describe every place of the first map by the places around it, in all maps.
 
-def local_patches(maps: list[Tensor], length: int) -> Tensor:
-    """Describe every place of the first map by the 3 x 3 places around it, in all maps.
-
-    The ``C * 9`` values of a neighbourhood, channel by channel, are averaged in ``length`` groups (adaptively where
-    they do not divide), the others' results are resized to the first map's grid, and the layers' vectors, joined, are
-    averaged in ``length`` groups again.
+    The ``C * side * side`` values of a neighbourhood, channel by channel, are averaged in ``length`` groups (adaptively
+    where they do not divide), the others' results are resized to the first map's grid, and the layers' vectors, joined,
+    are averaged in ``length`` groups again.
 
     Args:
         maps: ``(B, C_i, h_i, w_i)``, the finest first.
         length: of the vectors.
+        side: of the square around a place, odd.
 
     Returns:
         float32 ``(B, length, h, w)``.
@@ -24,7 +23,7 @@ def local_patches(maps: list[Tensor], length: int) -> Tensor:
     size = maps[0].shape[2:]
     found = []
     for values in maps:
-        around = F.unfold(values.float(), _SIDE, padding=_SIDE // 2)  # (B, C * 9, places)
+        around = F.unfold(values.float(), side, padding=side // 2)  # (B, C * side * side, places)
         averaged = _averages(around, length).unflatten(2, values.shape[2:])
         # resizing and averaging act on different axes: their order does not matter
         same = averaged.shape[2:] == size

@@ -4,7 +4,7 @@ Roth et al. 2022, "Towards total recall in industrial anomaly detection". With a
 distance and no re-weighting it is AnomalyDINO of Damm et al. 2025 (arXiv 2405.14529).
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from zoo.errors import UserError
 from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
+from zoo.nn.local_patches import local_patches
 from zoo.nn.neighbours import Search, greedy_coreset, nearest_neighbours, require_faiss
 from zoo.nn.processes import gathered, process_count
 from zoo.pretrained._frozen import FrozenFeatures
@@ -25,12 +26,15 @@ class PatchCore(FrozenFeatures):
     """Nearest healthy patch (PatchCore).
 
     1 or 3 channels. Memory is bounded by ``max_patches``: of more patches a uniform sample is kept,
-    ``4 * max_patches * K`` bytes for ``K`` channels (1.2 GB by default), however many training images there are.
+    ``4 * max_patches * K`` bytes for ``K`` values a patch (0.8 GB by default), however many training images there are.
 
     Args:
         backbone: a timm model.
         layers: its layers, the finest first; the others are resized to the first one's grid.
-        pooling: side in places of the square that each layer is averaged over; 1 = none.
+        pooling: side in places of the square that describes a place in each layer; 1 = none.
+        dimensions: values that describe a patch. The authors' code averages the unfolded square of each layer to so
+            many, and the joined layers again; None averages each channel over the square and joins the channels, as the
+            paper's text and files from before this option have it.
         coreset_ratio: share of the patches kept in the bank; 1 keeps all.
         max_patches: patches that the coreset is chosen from.
         projection_dim: dimensions of the Gaussian random projection in which the coreset is chosen.
@@ -56,9 +60,12 @@ class PatchCore(FrozenFeatures):
         "backbone": "resnet18",
         "layers": ("layer1", "layer2"),
         "weights": "random",
+        "dimensions": 64,
         "max_patches": 400,
     }
-    small = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.2", "blocks.4")}
+    small = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.2", "blocks.4"), "dimensions": 128}
+
+    before: ClassVar[dict[str, Any]] = {"dimensions": None}
 
     extractor: FeatureExtractor
     memory: FittedStatistics
@@ -69,6 +76,7 @@ class PatchCore(FrozenFeatures):
         backbone: str = "wide_resnet50_2",
         layers: tuple[str, ...] = ("layer2", "layer3"),
         pooling: int = 3,
+        dimensions: int | None = 1024,
         coreset_ratio: float = 0.1,
         max_patches: int = 200_000,
         projection_dim: int = 128,
@@ -101,13 +109,16 @@ class PatchCore(FrozenFeatures):
         return (Stage("collect", self.collect, self.finish),)
 
     def features(self, image: Tensor) -> Tensor:
-        """Locally averaged features of all layers on the first one's grid: float32 ``(B, h, w, K)``."""
+        """What describes the places of the first layer's grid: float32 ``(B, h, w, K)``."""
         return torch.cat([self._at_places(maps) for maps in self.extractor.parts(image)])
 
     def _at_places(self, maps: list[Tensor]) -> Tensor:
-        side, size = self.hparams["pooling"], maps[0].shape[2:]
-        pooled = [F.avg_pool2d(values.float(), side, stride=1, padding=side // 2) for values in maps]
-        joined = torch.cat([F.interpolate(values, size=size, mode="bilinear") for values in pooled], dim=1)
+        side, length, size = self.hparams["pooling"], self.hparams["dimensions"], maps[0].shape[2:]
+        if length is not None:
+            joined = local_patches(maps, length, side)
+        else:
+            pooled = [F.avg_pool2d(values.float(), side, stride=1, padding=side // 2) for values in maps]
+            joined = torch.cat([F.interpolate(values, size=size, mode="bilinear") for values in pooled], dim=1)
         joined = joined.movedim(1, -1)
         return F.normalize(joined, dim=-1) if self.hparams["distance"] == "cosine" else joined
 

@@ -3,7 +3,7 @@
 Zimmerer et al. 2018, "Context-encoding variational autoencoder for unsupervised anomaly detection" (arXiv 1812.05941).
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,14 @@ class ContextEncodingVAE(VariationalAutoencoder):
     Beside the loss of a VAE, the reconstruction from the mean code of an image with covered squares is held against
     the whole image. Maps and scores are those of :class:`VariationalAutoencoder`.
 
+    The network is that of the authors' code for the MOOD challenge: a code of 128 that whole-map convolutions make and
+    read. It was fed images in [-1, 1], where an absolute error is twice as large beside the KL term; here it is [0, 1].
+
     Args:
+        network: ``original``: a leaky ReLU before the first decoder block, gradients smoothed over 8 x 8 pixels;
+            ``dense``: as :class:`VariationalAutoencoder`, and files from before this option.
+        hidden_dims: channels after each halving of the image.
+        latent_dim: length of the code; the paper tries up to 512.
         loss: reconstruction error, ``l1`` or ``l2``.
         kl_weight: weight of the KL term beside the reconstruction error, both averages.
         context_weight: share of the context encoding's error in the loss; the VAE's loss has the rest.
@@ -26,7 +33,7 @@ class ContextEncodingVAE(VariationalAutoencoder):
             the image's extremes.
         score: see :class:`VariationalAutoencoder`.
         lr: learning rate of Adam.
-        **vae: arguments of :class:`VariationalAutoencoder`; for ``latent_dim`` the paper tries up to 512.
+        **vae: arguments of :class:`VariationalAutoencoder`.
     """
 
     reference = {
@@ -36,11 +43,16 @@ class ContextEncodingVAE(VariationalAutoencoder):
         "url": "https://arxiv.org/abs/1812.05941",
     }
     tiny = {"image_size": 32, "hidden_dims": (8, 16), "latent_dim": 8}
-    small = {"lr": 1e-3}
+    small = {"hidden_dims": (16, 32, 64, 128), "latent_dim": 64, "lr": 1e-3}
+
+    before: ClassVar[dict[str, Any]] = {"network": "dense"}
 
     def __init__(
         self,
         *,
+        network: Literal["original", "dense"] = "original",
+        hidden_dims: tuple[int, ...] = (16, 64, 256, 1024),
+        latent_dim: int = 128,
         loss: Literal["l1", "l2"] = "l1",
         kl_weight: float = 0.01,
         context_weight: float = 0.5,
@@ -49,7 +61,19 @@ class ContextEncodingVAE(VariationalAutoencoder):
         lr: float = 1e-4,
         **vae: Any,
     ) -> None:
-        super().__init__(loss=loss, kl_weight=kl_weight, score=score, lr=lr, **vae)
+        super().__init__(
+            hidden_dims=hidden_dims, latent_dim=latent_dim, loss=loss, kl_weight=kl_weight, score=score, lr=lr, **vae
+        )
+
+    @property
+    def smoothing_side(self) -> int:
+        """That of the chosen network."""
+        return 8 if self.hparams["network"] == "original" else super().smoothing_side
+
+    def build(self) -> None:
+        """Create the network; its encoder puts out mean and log variance."""
+        original = self.hparams["network"] == "original"
+        self.network = self.dense(code_dim=2 * self.hparams["latent_dim"], activated=original)
 
     def losses(self, image: Tensor) -> dict[str, Tensor]:
         """Loss of the VAE on the image, error of the context encoding on its covered copy."""

@@ -15,7 +15,6 @@ from zoo.nn.convolutional import DenseAutoencoder, Norm
 from zoo.reconstruction._reconstructor import Reconstructor
 from zoo.scoring.pooling import pool_map
 from zoo.scoring.residual import residual_loss, residual_map
-from zoo.scoring.ssim import gaussian_window
 
 VAEMap = Literal["combined", "reconstruction", "kl_gradient", "elbo_gradient", "restoration"]
 VAEScore = Literal["kl", "reconstruction", "elbo", "map"]
@@ -76,6 +75,11 @@ class VariationalAutoencoder(Reconstructor):
     ) -> None:
         super().__init__(hidden_dims=hidden_dims, latent_dim=latent_dim, norm=norm, lr=lr, **autoencoder)
 
+    @property
+    def smoothing_side(self) -> int:
+        """Side in pixels of the Gaussian that smooths gradients."""
+        return 7
+
     def build(self) -> None:
         """Create the network; its encoder puts out mean and log variance."""
         self.network = self.dense(code_dim=2 * self.hparams["latent_dim"])
@@ -101,14 +105,16 @@ class VariationalAutoencoder(Reconstructor):
         error_map = residual_map(reconstruction, image, hp["loss"])
         elbo = error + hp["kl_weight"] * kl
         if hp["anomaly_map"] == "combined":
-            anomaly_map = error_map * _smooth(_rescale(_gradient(kl, image)))
+            anomaly_map = error_map * _smooth(_rescale(_gradient(kl, image)), self.smoothing_side)
         elif hp["anomaly_map"] == "reconstruction":
             anomaly_map = error_map
         elif hp["anomaly_map"] == "restoration":
             reconstruction = self._restore(image.detach())
             anomaly_map = residual_map(reconstruction, image, "l1")
         else:
-            anomaly_map = _smooth(_gradient(kl if hp["anomaly_map"] == "kl_gradient" else elbo, image))
+            anomaly_map = _smooth(
+                _gradient(kl if hp["anomaly_map"] == "kl_gradient" else elbo, image), self.smoothing_side
+            )
         score = {"kl": kl, "reconstruction": error, "elbo": elbo, "map": pool_map(anomaly_map)}[hp["score"]]
         return Prediction(score, anomaly_map, reconstruction)
 
@@ -140,10 +146,14 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).mean(dim=1)
 
 
-def _smooth(values: Tensor) -> Tensor:
-    """Gaussian blur ``(B, 1, H, W)``, 7 x 7 with sigma 3 and zero padding."""
-    kernel = gaussian_window(7, 3.0).to(values.device)
-    return F.conv2d(values, kernel[None, None], padding=3)
+def _smooth(values: Tensor, side: int) -> Tensor:
+    """Gaussian blur ``(B, 1, H, W)`` of the same size, with sigma 3 and zero padding, an odd pixel at the end."""
+    offset = torch.arange(side, dtype=torch.float32, device=values.device) - (side - 1) / 2
+    line = torch.exp(-offset.square() / (2 * 3.0**2))
+    line = line / line.sum()
+    before = (side - 1) // 2
+    padded = F.pad(values, (before, side - 1 - before, before, side - 1 - before))
+    return F.conv2d(padded, torch.outer(line, line)[None, None])
 
 
 def _gradient(value: Tensor, image: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Zavrtanik et al., "DRAEM: a discriminatively trained reconstruction embedding fo
 (arXiv 2108.07610).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ class Draem(SyntheticSegmenter):
         width: channels of the U-Net's first stage; the paper: 64.
         depth: halvings of the U-Net; the paper: 5.
         textures: folder of texture images, the paper: DTD; None: see above.
+        alter_textures: change each texture by three of ten operations on colours and geometry
+            (:mod:`zoo.synthetic.textures`), as the original; files from before this option did not.
+        turned: share of training images that are turned by up to 90 degrees, black outside, as the original; 0 in
+            files from before this option.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
             equalised; instead of textures the raters' discs of other images, anomalous above a label of 0.1.
         smoothing: side of the average whose largest value is the score; the paper: 21.
@@ -53,6 +57,8 @@ class Draem(SyntheticSegmenter):
     tiny = {"image_size": 32, "reconstruction_width": 4, "width": 4, "depth": 3, "smoothing": 5}
     small = {"reconstruction_width": 8, "width": 8, "depth": 3, "smoothing": 5, "lr": 0.001}
 
+    before: ClassVar[dict[str, Any]] = {"alter_textures": False, "turned": 0.0}
+
     def __init__(
         self,
         *,
@@ -60,6 +66,8 @@ class Draem(SyntheticSegmenter):
         width: int = 64,
         depth: int = 5,
         textures: str | None = None,
+        alter_textures: bool = True,
+        turned: float = 0.3,
         strategy: bool = False,
         smoothing: int = 21,
         lr: float = 1e-4,
@@ -88,12 +96,13 @@ class Draem(SyntheticSegmenter):
         if self.hparams["strategy"]:
             replaced, label, _ = rated_batch(image, rng, task="linear", clean=0.5)
             return replaced, label > 0.1
-        return beside(image, *paste_textures(image.cpu().numpy(), rng, self._textures))
+        return beside(image, *paste_textures(image.cpu().numpy(), rng, self._textures, self.hparams["alter_textures"]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Squared error and SSIM of the reconstruction, focal loss of the segmentation."""
-        image = self.prepare(batch["image"]).clamp(0, 1)
-        altered, mask = self.make_anomalies(image, batch_generator())
+        rng = batch_generator()
+        image = turned(self.prepare(batch["image"]).clamp(0, 1), rng, self.hparams["turned"])
+        altered, mask = self.make_anomalies(image, rng)
         restored, logits = self.segment(altered)
         loss = F.mse_loss(restored, image) + ssim_loss(restored, image) + focal_loss(logits, mask[:, 0].long())
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
@@ -117,3 +126,17 @@ class Draem(SyntheticSegmenter):
         restored, logits = self.segment(self.prepare(image))
         anomaly_map = logits.softmax(dim=1)[:, 1:]
         return Prediction(largest_average(anomaly_map, self.hparams["smoothing"]), anomaly_map, restored)
+
+
+def turned(image: Tensor, rng: np.random.Generator, share: float) -> Tensor:
+    """Training images ``(B, C, H, W)``, a share of them turned by up to 90 degrees, 0 outside."""
+    if share == 0:
+        return image
+    chosen = rng.random(len(image)) < share
+    angles = torch.from_numpy(np.where(chosen, rng.uniform(-np.pi / 2, np.pi / 2, len(image)), 0)).to(image)
+    height, width = image.shape[2:]
+    sine, cosine, nothing = angles.sin(), angles.cos(), torch.zeros_like(angles)
+    rows = [cosine, -sine * height / width, nothing, sine * width / height, cosine, nothing]
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(image.shape), align_corners=False)
+    moved = F.grid_sample(image, grid, align_corners=False)
+    return torch.where(torch.from_numpy(chosen).to(image.device).view(-1, 1, 1, 1), moved, image)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.synthetic.textures import alter_texture
+
 Array = NDArray[Any]
 
 
@@ -56,13 +58,16 @@ def perlin_mask(rng: np.random.Generator, size: tuple[int, int], threshold: floa
     return np.asarray(rotate(noise, rng.uniform(-90, 90), reshape=False, order=1, mode="reflect") > threshold)
 
 
-def paste_textures(images: Array, rng: np.random.Generator, textures: Array | None = None) -> tuple[Array, Array]:
+def paste_textures(
+    images: Array, rng: np.random.Generator, textures: Array | None = None, alter: bool = False
+) -> tuple[Array, Array]:
     """DRAEM's task: a texture shines through noise-shaped holes of half of the images.
 
     Args:
         images: ``(B, C, H, W)`` in [0, 1].
         rng: source of randomness.
         textures: ``(N, C, H, W)`` in [0, 1]; None: noise over the moved next image of the batch.
+        alter: every texture by three of ten operations (:mod:`zoo.synthetic.textures`).
 
     Returns:
         tuple: altered images, and masks ``(B, 1, H, W)`` bool of what changed.
@@ -76,6 +81,8 @@ def paste_textures(images: Array, rng: np.random.Generator, textures: Array | No
             texture = _noisy(images[(number + 1) % len(images)], one)
         else:
             texture = textures[one.integers(len(textures))]
+        if alter:
+            texture = alter_texture(texture, one)
         altered[number] = np.where(mask, opacity * images[number] + (1 - opacity) * texture, images[number])
         masks[number, 0] = (altered[number] != images[number]).any(0)
     return altered, masks
