@@ -53,7 +53,8 @@ class AnomalyModule(LightningModule):
     A method never asks what the data are. It says in :attr:`expects` which values it takes; the base converts images
     before ``training_step``, stages, :meth:`log_validation` and :meth:`detect`, and reconstructions back, gives every
     one of them the foreground, and pools the map to the score by the hyperparameters ``score``, ``score_fraction``
-    and ``score_foreground``, where the method has them.
+    and ``score_foreground``, where the method has them. The hyperparameter ``clip`` limits the gradient's norm, unless
+    the trainer has a limit of its own.
 
     Randomness in training comes from torch's global generator, which is seeded from the run's seed and the number of
     the batch before each batch: a resumed run draws what the uninterrupted one would have drawn.
@@ -376,6 +377,13 @@ class AnomalyModule(LightningModule):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         elif optimizer_closure is not None:
             optimizer_closure()
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Limit the gradient's norm to the hyperparameter ``clip``, where there is one and the trainer has no limit."""
+        limit = self.hparams.get("clip") if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, limit, gradient_clip_algorithm)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step, except while statistics are collected."""

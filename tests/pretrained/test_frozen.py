@@ -7,7 +7,12 @@ from datamodules import Folder
 from zoo.nn.features import FeatureExtractor
 from zoo.registry import load_class, methods
 
-MOVED = {"panda": "adapts it on purpose", "stfpm": "its student; the teacher is tested there"}
+MOVED = {
+    "panda": "adapts it on purpose",
+    "msc": "adapts it on purpose",
+    "stfpm": "its student; the teacher is tested there",
+    "recontrast": "has a trained copy; tested in test_modern",
+}
 METHODS = [method for method in methods().values() if method.family == "pretrained" and method.name not in MOVED]
 
 

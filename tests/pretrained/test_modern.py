@@ -10,9 +10,12 @@ from datamodules import Folder
 from zoo.errors import UserError
 from zoo.nn.attention import GridPositions, neighbourhood
 from zoo.nn.local_patches import local_patches
+from zoo.nn.losses import gate_gradient, global_cosine
 from zoo.pretrained.cflow import CFLOW
 from zoo.pretrained.cs_flow import _CrossCoupling
+from zoo.pretrained.rd_plus_plus import _projector, add_noise
 from zoo.registry import load_class, methods
+from zoo.synthetic.perlin import fractal_noise
 
 
 def create_tiny(name):
@@ -42,6 +45,7 @@ def trained_parameters(model):
         ("uniad", 224, {}, 7.72e6),
         ("cflow", 64, {"backbone": "resnet18"}, 8.6e6),
         ("simplenet", 64, {"backbone": "resnet18"}, 3.94e6),
+        ("mkd", 32, {}, 0.344e6),
         ("cfa", 64, {"backbone": "resnet18"}, (448 + 2) * 448 + 448 + 1),
     ],
 )
@@ -152,3 +156,70 @@ def test_deep_svdd_has_no_biases_and_a_centre_away_from_zero(objective, image_fo
     quiet_trainer(max_steps=12).fit(small, Folder(root=str(image_folder), image_size=32, batch_size=3))
     assert float(small.sphere.centre.abs().min()) >= 0.1 - 1e-6
     assert (float(small.squared_radius) > 0) == (objective == "soft_boundary")
+
+
+def test_projectors_of_rd_plus_plus_have_the_published_sizes():
+    counts = [sum(p.numel() for p in _projector(channels).parameters()) for channels in (256, 512, 1024)]
+    assert counts == pytest.approx([0.74e6, 2.95e6, 11.80e6], rel=5e-3)
+
+
+def test_noise_of_rd_plus_plus_stays_on_a_small_rectangle():
+    torch.manual_seed(0)
+    image = torch.full((20, 1, 64, 64), 0.5)
+    changed = (add_noise(image, 0.2) != image)[:, 0]
+    for axis in (1, 2):
+        sides = changed.any(dim=axis).sum(dim=1)
+        assert int(sides.min()) >= 2
+        assert int(sides.max()) <= 9  # 32 of 256 pixels, and a border
+    assert float((add_noise(image, 0.2) - image).abs().max()) < 0.6
+
+
+def test_fractal_noise_halves_its_period_and_has_no_seams():
+    torch.manual_seed(0)
+    noise = fractal_noise(3, (64, 48), 16.0, 1, 0.5)
+    assert noise.shape == (3, 1, 64, 48)
+    assert torch.equal(noise[:, :, ::16, ::16], torch.zeros(3, 1, 4, 3))  # gradient noise is 0 on its lattice
+    assert float(noise.diff(dim=2).abs().max()) < 0.3
+    assert float(noise.std()) == pytest.approx(0.35, abs=0.15)
+
+
+def test_gated_gradients_are_exact():
+    values, factor = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randint(2, (2, 1, 4, 4)).float()
+    plain = torch.autograd.grad(global_cosine(torch.ones(2, 3, 4, 4), values * 1), values)[0]
+    again = values * 1
+    gate_gradient(again, factor)
+    assert torch.equal(torch.autograd.grad(global_cosine(torch.ones(2, 3, 4, 4), again), values)[0], plain * factor)
+
+
+def test_recontrast_trains_one_encoder_and_leaves_the_other(image_folder, quiet_trainer):
+    torch.manual_seed(0)
+    model = new("recontrast", weights="random", encoder_lr=1e-3)
+    quiet_trainer(max_steps=3).fit(model, Folder(root=str(image_folder), image_size=32, batch_size=3))
+    pairs = zip(model.teacher.parameters(), model.encoder.parameters(), strict=True)
+    moved = [not torch.equal(frozen, followed) for frozen, followed in pairs]
+    assert any(moved)
+    again = new("recontrast", weights="random", image_size=32, in_channels=3)
+    torch.manual_seed(0)
+    again.configure_model()
+    start = again.encoder.state_dict()
+    assert all(torch.equal(value, start[key]) for key, value in again.teacher.state_dict().items())
+
+
+def test_cloner_that_gives_the_teachers_features_scores_zero():
+    torch.manual_seed(0)
+    model = built("mkd", 32, backbone="vgg11").eval()
+    image = torch.rand(2, 1, 32, 32)
+    taught = model.teacher(image)
+    model.cloner = nn.ModuleList([_Give(None), *(_Give(values) for values in taught)])
+    assert model(image).anomaly_score.abs().max() < 1e-6
+    with pytest.raises(UserError, match="plain chains"):
+        built("mkd", 32, backbone="resnet18")
+
+
+class _Give(nn.Module):
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def forward(self, x):
+        return x if self.values is None else self.values

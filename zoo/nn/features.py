@@ -135,6 +135,32 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, image: Tensor, channels_last: bool = False) -> list[Tensor]:
         """Maps ``(B, channels[i], H / strides[i], W / strides[i])`` of an image ``(B, 1 or 3, H, W)`` in [0, 1]."""
+        image = self._prepared(image)
+        if channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            return self._run(image)
+
+    def tokens(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """Tokens of a vision transformer with those that are no patches.
+
+        Args:
+            image: ``(B, 1 or 3, H, W)`` in [0, 1].
+
+        Returns:
+            Of each layer ``(B, prefix + rows * columns, channels[i])``, class and register tokens first; and the grid,
+            (rows, columns).
+        """
+        image = self._prepared(image)
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            self._pass(image)
+        found = [self._found[path] for path in self.layers]
+        self._found.clear()
+        rows, columns = (side // patch for side, patch in zip(image.shape[2:], self.patch, strict=True))
+        return found, (rows, columns)
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        """Three channels, normalised, sides in multiples of the patch."""
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
         if self.normalisation == "centre":
@@ -146,10 +172,7 @@ class FeatureExtractor(nn.Module):
         )
         if sides != tuple(image.shape[2:]):
             image = F.interpolate(image, size=sides, mode="bilinear", antialias=True)
-        if channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            return self._run(image)
+        return image
 
     def _run(self, image: Tensor) -> list[Tensor]:
         self._pass(image)

@@ -4,16 +4,19 @@ Lee et al. 2022, "CFA: coupled-hypersphere-based feature adaptation for target-o
 (arXiv 2206.04325).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.neighbours import nearest_neighbours
 from zoo.nn.processes import total
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.smoothing import gaussian_blur
 
@@ -22,17 +25,13 @@ _WEIGHT = 1000.0  # of both parts of the loss
 _MARGIN = 0.1
 
 
-class CFA(AnomalyModule):
+class CFA(FrozenFeatures):
     """Coupled-hypersphere feature adaptation (CFA).
 
     1 or 3 channels; anatomy should lie at the same place in all images, for a centre is the mean at its place.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
-        backbone: a timm model.
         layers: its layers, the finest first; the others are resized to the first one's grid.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         reduction: channels of the features over those of the descriptor (gamma_d).
         attracted: nearest centres that attract a patch; of as many further ones it is repelled.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
@@ -40,6 +39,7 @@ class CFA(AnomalyModule):
         score_fraction: share of pixels that ``top_q`` averages.
         lr: learning rate of AdamW with amsgrad.
         weight_decay: of AdamW.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`.
     """
 
     reference = {
@@ -63,11 +63,8 @@ class CFA(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "wide_resnet50_2",
         layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        weights: str = "imagenet",
         reduction: int = 1,
         attracted: int = 3,
         smoothing: float = 4.0,
@@ -75,15 +72,14 @@ class CFA(AnomalyModule):
         score_fraction: float = 0.1,
         lr: float = 1e-3,
         weight_decay: float = 5e-4,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create extractor and descriptor, and reserve the centres."""
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(*hp["layers"])
         channels = sum(self.extractor.channels)
         self.descriptor = nn.Conv2d(channels + 2, max(1, channels // hp["reduction"]), 1)  # and two coordinates
         self.radius = nn.Parameter(torch.tensor(_FIRST_RADIUS))

@@ -12,19 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.fitted import FittedStatistics
 from zoo.nn.flows import Flow
 from zoo.nn.processes import process_count
 from zoo.nn.vit import sincos_positions
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 
 _WARM_UP = 2 / 25  # share of the training in which the rate rises, from a tenth
 _LAST_RATE = 1e-3
 
 
-class CFLOW(AnomalyModule):
+class CFLOW(FrozenFeatures):
     """Conditional flows of single feature vectors (CFLOW-AD).
 
     1 or 3 channels. Every batch's places are shuffled and cut into fibres of ``fibre`` vectors, with a step of the
@@ -32,11 +33,7 @@ class CFLOW(AnomalyModule):
     set; here each layer's maximum over the training images is collected after the training.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
-        backbone: a timm model.
         layers: its layers, each with a flow of its own.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         steps: couplings of each flow.
         condition_channels: sine-cosine code of the place, divisible by 4.
         clamp: bound of the logarithm of a scale.
@@ -45,6 +42,7 @@ class CFLOW(AnomalyModule):
         score: pooling of the map to the image score.
         score_fraction: share of pixels that ``top_q`` averages.
         lr: learning rate of Adam; it rises in the first 2/25 of the training and falls along a cosine to a thousandth.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`.
     """
 
     reference = {
@@ -71,11 +69,8 @@ class CFLOW(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "wide_resnet50_2",
         layers: tuple[str, ...] = ("layer2", "layer3", "layer4"),
-        weights: str = "imagenet",
         steps: int = 8,
         condition_channels: int = 128,
         clamp: float = 1.9,
@@ -84,16 +79,15 @@ class CFLOW(AnomalyModule):
         score: PoolingRule = "max",
         score_fraction: float = 0.1,
         lr: float = 2e-4,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
         self.automatic_optimization = False
 
     def build(self) -> None:
         """Create the extractor, and a flow and the codes of its places for each layer."""
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(*hp["layers"])
 
         def subnet(source: int, target: int) -> nn.Module:
             return nn.Sequential(nn.Linear(source, 2 * source), nn.ReLU(), nn.Linear(2 * source, target))

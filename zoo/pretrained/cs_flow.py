@@ -10,31 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction
 from zoo.nn.features import FeatureExtractor
+from zoo.pretrained._frozen import FrozenFeatures
 
 _SCALES = 3
 _ATAN = 0.636  # 2 / pi: the logarithm of a scale stays within the clamp
 
 
-class CSFlow(AnomalyModule):
+class CSFlow(FrozenFeatures):
     """Cross-scale flow (CS-Flow).
 
     1 or 3 channels. The features of the image, of its half and of its quarter pass couplings whose subnets exchange
     hidden maps between the scales. Memory: 275 M parameters with the defaults; ``hidden`` bounds it.
 
     Args:
-        image_size: (H, W) in pixels, multiples of four times the layer's stride (768 in the paper).
-        in_channels: 1 or 3.
-        backbone: a timm model.
         layer: its layer; features are taken as they are.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         hidden: channels inside the subnets.
         kernels: side of the subnets' convolutions, one a coupling.
         clamp: bound of the logarithm of a scale.
         lr: learning rate of Adam.
         weight_decay: of Adam.
         clip: largest norm of the gradient, unless the trainer has a limit of its own.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`; ``image_size`` in
+            multiples of four times the layer's stride (768 in the paper).
     """
 
     reference = {
@@ -58,19 +57,17 @@ class CSFlow(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "efficientnet_b5",
         layer: str = "blocks.5",
-        weights: str = "imagenet",
         hidden: int = 1024,
         kernels: tuple[int, ...] = (3, 3, 3, 5),
         clamp: float = 3.0,
         lr: float = 2e-4,
         weight_decay: float = 1e-5,
         clip: float = 1.0,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create the extractor and the couplings.
@@ -79,9 +76,7 @@ class CSFlow(AnomalyModule):
             UserError: sides that three scales do not fit.
         """
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], (hp["layer"],), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(hp["layer"])
         multiple = self.extractor.strides[0] * 2 ** (_SCALES - 1)
         if any(side % multiple for side in self.image_size):
             raise UserError(f"image_size {self.image_size}: CS-Flow needs sides that are multiples of {multiple}")
@@ -114,13 +109,6 @@ class CSFlow(AnomalyModule):
         """Adam with a constant rate over the couplings."""
         hp = self.hparams
         return torch.optim.Adam(self.couplings.parameters(), lr=hp["lr"], eps=1e-4, weight_decay=hp["weight_decay"])
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Limit the gradient's norm."""
-        limit = self.hparams["clip"] if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Half the mean square of all latents; the map is the mean square over the channels of the finest scale."""

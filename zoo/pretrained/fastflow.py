@@ -4,27 +4,26 @@ Yu et al. 2021, "FastFlow: unsupervised anomaly detection and localization via 2
 The authors' code is not public; details as in the ports.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.flows import Flow, Subnet
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 
 
-class FastFlow(AnomalyModule):
+class FastFlow(FrozenFeatures):
     """Two-dimensional flows of feature maps (FastFlow).
 
     1 or 3 channels. The norms before the flows have a factor at every place: they tie a model to its image size.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
-        backbone: a timm model; the paper's are ``resnet18``, ``wide_resnet50_2`` and two transformers.
         layers: its layers, each with a flow of its own.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         steps: couplings of each flow.
         kernels: sides of the subnets' convolutions, taken in turn: (3,) for ResNet-18, (3, 1) for wide ResNets.
         hidden_ratio: width of the subnets over their input's.
@@ -33,6 +32,8 @@ class FastFlow(AnomalyModule):
         score_fraction: share of pixels that ``top_q`` averages.
         lr: learning rate of Adam.
         weight_decay: of Adam.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`; the paper's backbones are
+            ``resnet18``, ``wide_resnet50_2`` and two transformers.
     """
 
     reference = {
@@ -49,11 +50,8 @@ class FastFlow(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "resnet18",
         layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        weights: str = "imagenet",
         steps: int = 8,
         kernels: tuple[int, ...] = (3,),
         hidden_ratio: float = 1.0,
@@ -62,15 +60,14 @@ class FastFlow(AnomalyModule):
         score_fraction: float = 0.1,
         lr: float = 1e-3,
         weight_decay: float = 1e-5,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create the extractor, and a norm and a flow for each layer."""
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(*hp["layers"])
         kernels = [hp["kernels"][number % len(hp["kernels"])] for number in range(hp["steps"])]
 
         def subnet(kernel: int, ratio: float = hp["hidden_ratio"]) -> Subnet:

@@ -135,13 +135,6 @@ class PANDA(FrozenFeatures):
         released = [parameter for parameter in self.extractor.parameters() if parameter.requires_grad]
         return torch.optim.SGD(released, lr=hp["lr"], momentum=hp["momentum"], weight_decay=hp["weight_decay"])
 
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Limit the gradient's norm."""
-        limit = self.hparams["clip"] if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
-
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Distance to the nearest training images.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.module import Batch, Prediction
 from zoo.nn.features import FeatureExtractor
+from zoo.nn.losses import global_cosine
 from zoo.nn.mirrored_resnet import MirroredResNet
 from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
@@ -103,12 +104,16 @@ class ReverseDistillation(FrozenFeatures):
             "embedding_depth": self.teacher.depths["layer4"],
         }
 
+    def rebuild(self, taught: list[Tensor]) -> list[Tensor]:
+        """What the student makes of the teacher's maps: of the same shapes."""
+        rebuilt: list[Tensor] = self.student(taught)
+        return rebuilt
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum over the layers of 1 - cosine of the whole maps, each flattened to one vector an image."""
         taught = self.teacher(batch["image"])
-        pairs = zip(taught, self.student(taught), strict=True)
-        cosines = [F.cosine_similarity(a.float().flatten(1), b.float().flatten(1)) for a, b in pairs]
-        loss = torch.stack([(1 - cosine).mean() for cosine in cosines]).sum()
+        pairs = zip(taught, self.rebuild(taught), strict=True)
+        loss = torch.stack([global_cosine(a, b) for a, b in pairs]).sum()
         self.log("train/loss", loss)
         return loss
 
@@ -122,7 +127,7 @@ class ReverseDistillation(FrozenFeatures):
         size = image.shape[2:]
         maps = [
             F.interpolate(cosine_map(a, b), size=size, mode="bilinear", align_corners=True)
-            for a, b in zip(taught, self.student(taught), strict=True)
+            for a, b in zip(taught, self.rebuild(taught), strict=True)
         ]
         anomaly_map = gaussian_blur(torch.stack(maps).sum(dim=0), self.hparams["smoothing"])
         return Prediction(None, anomaly_map)

@@ -9,32 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.module import AnomalyModule, Batch, Prediction, Stage
+from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.local_patches import local_patches
+from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.smoothing import gaussian_blur
 
 _MARGIN = 0.5
 
 
-class SimpleNet(AnomalyModule):
+class SimpleNet(FrozenFeatures):
     """Discriminator of features with noise (SimpleNet).
 
     1 or 3 channels. The original keeps the epoch that is best on the test set and scales scores by the test set's
     range; here the last weights are used, and raw values. Results vary with the seed: report several.
 
     Args:
-        image_size: (H, W) in pixels.
-        in_channels: 1 or 3.
-        backbone: a timm model.
         layers: its layers, the finest first.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         feature_dim: length of the features.
         hidden: width of the critic's hidden layer.
         noise: standard deviation of the noise on adapted features.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
         lr: learning rate of the adaptor's AdamW (decay 0.01).
         critic_lr: learning rate of the critic's Adam (decay 1e-5).
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`.
     """
 
     reference = {
@@ -63,27 +61,23 @@ class SimpleNet(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "wide_resnet50_2",
         layers: tuple[str, ...] = ("layer2", "layer3"),
-        weights: str = "imagenet",
         feature_dim: int = 1536,
         hidden: int = 1024,
         noise: float = 0.015,
         smoothing: float = 4.0,
         lr: float = 1e-4,
         critic_lr: float = 2e-4,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
         self.automatic_optimization = False
 
     def build(self) -> None:
         """Create extractor, adaptor and critic."""
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(*hp["layers"])
         length, hidden = hp["feature_dim"], hp["hidden"]
         self.adaptor = nn.Linear(length, length)
         self.critic = nn.Sequential(

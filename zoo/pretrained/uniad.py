@@ -11,22 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
-from zoo.module import AnomalyModule, Batch, Prediction
+from zoo.module import Batch, Prediction
 from zoo.nn.attention import CrossAttention, GridPositions, neighbourhood
 from zoo.nn.features import FeatureExtractor
+from zoo.nn.schedules import drops, trained
+from zoo.pretrained._frozen import FrozenFeatures
 
 
-class UniAD(AnomalyModule):
+class UniAD(FrozenFeatures):
     """Unified reconstruction of features with neighbour-masked attention and layer-wise queries (UniAD).
 
     1 or 3 channels. The learned queries and positions tie a model to its image size.
 
     Args:
-        image_size: (H, W) in pixels; the last layer's grid must be larger than the neighbourhood.
-        in_channels: 1 or 3.
-        backbone: a timm model.
         layers: its layers; all are resized to the grid of the last one.
-        weights: ``imagenet``, ``random``, or the path of a state dict of torchvision or timm.
         width: channels of the transformer.
         depth: layers of its encoder, and as many of its decoder.
         heads: attention heads.
@@ -37,6 +35,8 @@ class UniAD(AnomalyModule):
         lr: learning rate of AdamW, a tenth of it in the last fifth of the training.
         weight_decay: of AdamW.
         clip: largest norm of the gradient, unless the trainer has a limit of its own.
+        **frozen: arguments of :class:`~zoo.pretrained._frozen.FrozenFeatures`; the last layer's grid must be
+            larger than the neighbourhood.
     """
 
     reference = {
@@ -71,11 +71,8 @@ class UniAD(AnomalyModule):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, ...] | None = None,
-        in_channels: int | None = None,
         backbone: str = "efficientnet_b4",
         layers: tuple[str, ...] = ("blocks.0", "blocks.1", "blocks.2", "blocks.4"),
-        weights: str = "imagenet",
         width: int = 256,
         depth: int = 4,
         heads: int = 8,
@@ -86,8 +83,9 @@ class UniAD(AnomalyModule):
         lr: float = 1e-4,
         weight_decay: float = 1e-4,
         clip: float = 0.1,
+        **frozen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone=backbone, **frozen)
 
     def build(self) -> None:
         """Create the extractor and the transformer.
@@ -96,9 +94,7 @@ class UniAD(AnomalyModule):
             UserError: a grid that the neighbourhood covers, or a neighbourhood without a middle.
         """
         hp = self.hparams
-        self.extractor = FeatureExtractor(
-            hp["backbone"], tuple(hp["layers"]), weights=hp["weights"], in_channels=self.in_channels
-        )
+        self.extractor = self.frozen(*hp["layers"])
         rows, columns = (-(-side // self.extractor.strides[-1]) for side in self.image_size)
         self.grid, side = (rows, columns), hp["hidden_places"]
         if side % 2 != 1 or max(self.grid) <= side:
@@ -146,18 +142,8 @@ class UniAD(AnomalyModule):
     def configure_optimizers(self) -> Any:
         """AdamW, a tenth of the rate in the last fifth (800 of 1,000 epochs in the paper)."""
         hp = self.hparams
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=hp["lr"], weight_decay=hp["weight_decay"])
-        milestone = max(1, int(0.8 * self.optimise_batches))
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [milestone], 0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Limit the gradient's norm."""
-        limit = self.hparams["clip"] if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
+        optimizer = torch.optim.AdamW(trained(self), lr=hp["lr"], weight_decay=hp["weight_decay"])
+        return drops(optimizer, self.optimise_batches, (0.8,), 0.1)
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Length of the features' error, resized; the score is its largest mean over a square of a place's size."""

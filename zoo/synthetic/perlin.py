@@ -3,7 +3,9 @@
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zoo.synthetic.textures import alter_texture
 
@@ -37,6 +39,39 @@ def perlin_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[i
     bottom = corner(1, 0) + fade_x[None] * (corner(1, 1) - corner(1, 0))
     noise: Array = np.sqrt(2) * (top + fade_y[:, None] * (bottom - top))
     return noise
+
+
+def fractal_noise(count: int, size: tuple[int, int], period: float, octaves: int, persistence: float) -> Tensor:
+    """Sum of octaves of gradient noise, each of half the period and ``persistence`` times the height of the one before.
+
+    Drawn from torch's global generator, all images at once.
+
+    Args:
+        count: of images.
+        size: ``(H, W)``.
+        period: of the first octave, in pixels.
+        octaves: how many.
+        persistence: see above.
+
+    Returns:
+        float32 ``(count, 1, H, W)``; the first octave is about in [-1, 1].
+    """
+    noise = torch.zeros(count, *size)
+    for octave in range(octaves):
+        places = [torch.arange(side) * 2.0**octave / period for side in size]
+        rows, columns = (place.long() for place in places)
+        y, x = places[0] - rows, places[1] - columns
+        angles = 2 * torch.pi * torch.rand(count, int(rows[-1]) + 2, int(columns[-1]) + 2)
+        down, right = angles.sin(), angles.cos()
+
+        def corner(below: int, beside: int, rows: Tensor = rows, columns: Tensor = columns) -> Tensor:
+            at = (slice(None), (rows + below)[:, None], columns + beside)
+            return right[at] * (x - beside) + down[at] * (y - below)[:, None]  # noqa: B023  # called at once
+
+        fade_y, fade_x = ((6 * t**5 - 15 * t**4 + 10 * t**3) for t in (y[:, None], x))
+        top, bottom = (corner(below, 0).lerp(corner(below, 1), fade_x) for below in (0, 1))
+        noise += persistence**octave * 2**0.5 * top.lerp(bottom, fade_y)
+    return noise[:, None]
 
 
 def perlin_mask(rng: np.random.Generator, size: tuple[int, int], threshold: float = 0.5) -> Array:
