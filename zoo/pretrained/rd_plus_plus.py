@@ -17,7 +17,7 @@ from zoo.scoring.residual import cosine_map
 from zoo.synthetic.perlin import fractal_noise
 
 _SHORTEST, _LONGEST = 10 / 256, 32 / 256  # sides of the noisy rectangle, as shares of the image's
-_NOISE = {"period": 64.0, "octaves": 6, "persistence": 0.6}
+_PERIOD, _OCTAVES, _PERSISTENCE = 64.0, 6, 0.6  # of the noise
 _RECONSTRUCTION, _CONTRAST = 0.01, 0.1  # weights beside the optimal transport's 1
 _MARGIN = 0.5
 
@@ -99,7 +99,7 @@ def add_noise(image: Tensor, height: float) -> Tensor:
         height: factor of the noise.
     """
     count, size = len(image), image.shape[2:]
-    noise = height * fractal_noise(count, (size[0], size[1]), **_NOISE)
+    noise = height * fractal_noise(count, (size[0], size[1]), _PERIOD, _OCTAVES, _PERSISTENCE)
     sides, starts = torch.rand(2, count, 2)
     sides = _SHORTEST + (_LONGEST - _SHORTEST) * sides
     starts = starts * (1 - sides)

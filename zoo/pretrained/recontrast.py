@@ -74,8 +74,10 @@ class ReContrast(ReverseDistillation):
         frozen, followed = self.teacher(image), self.encoder(image)
         both = self.student([torch.cat(maps) for maps in zip(followed, frozen, strict=True)])
         found: Pairs = []
-        for targets, half, heads in ((frozen, 0, self.frozen_heads), (followed, 1, self.trained_heads)):
-            made = [head(values.chunk(2)[half]) for head, values in zip(heads, both, strict=True)]
+        count = image.shape[0]
+        halves = ((frozen, slice(None, count), self.frozen_heads), (followed, slice(count, None), self.trained_heads))
+        for targets, half, heads in halves:
+            made = [head(values[half]) for head, values in zip(heads, both, strict=True)]
             found += zip(targets, made, strict=True)
         return found
 
