@@ -131,6 +131,70 @@ def test_calibrate_for_another_site_and_check(run, folder, capsys, tmp_path):
     assert main(["calibrate", "--run", str(copy), "--healthy", "/nowhere"]) == 2
 
 
+def test_cross_conformal_by_hand(run, folder, capsys, tmp_path):
+    """Each fold's model, fitted without it, scores every new case; the ranks add up."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert main(["calibrate", "--run", str(copy), "--cross", "4"]) == 0
+    assert "cross-conformal with 4 models: guaranteed at twice the level" in capsys.readouterr().out
+    known = files.load(copy / "calibrations" / "001.json")
+    assert len(known) == 60
+    assert [known.folds.count(fold) for fold in range(4)] == [15] * 4
+    models = [load_pretrained(copy / "calibrations" / "001-folds" / f"{fold}.ckpt") for fold in range(4)]
+    assert len(set(known.members)) == 4
+    assert main(["predict", "--run", str(copy), "--input", str(folder / "test")]) == 0
+    cases = {row["case"].rpartition("/")[2]: row for row in _rows(copy / "predictions-001" / "cases.csv")}
+    assert len(cases) == 12
+    held = known.by_fold(np.ones(60, bool))
+    for name in ("test-normal00", "test-normal05", "test-anomalous03"):
+        files_of = sorted((folder / "test" / name[5:-2]).glob(f"{name}_*"))
+        batch = torch.from_numpy(
+            np.stack([np.asarray(Image.open(path), np.float32) / 255 for path in files_of])[:, None]
+        )
+        scores = [float(model(batch).anomaly_score.max()) for model in models]
+        p = (1 + sum(int((own >= score).sum()) for own, score in zip(held, scores, strict=True))) / 61
+        assert float(cases[name]["p_value"]) == pytest.approx(p, abs=1.01 / 61)  # pixels are stored in 16 bits
+    assert all(cases[f"test-anomalous{n:02d}"]["decision"] == "flagged" for n in range(6))
+    decision = json.loads((copy / "predictions-001" / "decision.json").read_text())
+    assert decision["guaranteed_false_positive_rate"] == 0.1
+    assert decision["threshold"] is None
+    assert main(["test", "--run", str(copy)]) == 0
+    told = json.loads((copy / "test-001" / "metrics.json").read_text())["decision"]
+    assert told["n"] == 60
+    assert told["sensitivity"]["value"] == 1
+    assert main(["calibrate", "--run", str(copy), "--check", str(folder / "train" / "normal")]) == 0
+    assert main(["calibrate", "--run", str(copy), "--check", str(folder / "test" / "anomalous")]) == 1
+    capsys.readouterr()
+    asked = ["predict", "--run", str(copy), "--input", str(folder / "test"), "--decision.confidence", "0.9"]
+    assert main(asked) == 2
+    assert "no bound is known for a cross-conformal calibration" in capsys.readouterr().err
+    shutil.copy(copy / "calibrations/001-folds/0.ckpt", copy / "calibrations/001-folds/1.ckpt")
+    assert main(asked[:-2]) == 2
+    assert "1.ckpt: other weights than the calibration's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--cross", "61"], "needs 2 to 60 folds, there are 60 healthy cases"),
+        (["--cross", "3", "--healthy", "x"], "give one of them, not --healthy and --cross"),
+    ],
+)
+def test_cross_calibrations_that_cannot_be(run, options, words, capsys):
+    assert main(["calibrate", "--run", str(run), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (run / "calibrations").exists()
+
+
+def test_methods_trained_by_gradients_are_not_crossed(folder, tmp_path, capsys):
+    arguments = ["--model", "Autoencoder", "--data", "Folder", "--data.root", str(folder), "--data.image_size", "32"]
+    arguments += ["--model.hidden_dims", "[4,8]", "--model.latent_dim", "4", "--trainer.max_steps", "1"]
+    assert main(["fit", *arguments, "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]) == 0
+    run = next(tmp_path.iterdir())
+    assert main(["calibrate", "--run", str(run), "--cross", "3"]) == 2
+    assert "is trained by gradients" in capsys.readouterr().err
+
+
 def test_other_weights_are_refused_by_predict(run, folder, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from zoo.callbacks.case_evaluation import Image, evaluate_cases, gather_images, lesion_candidates, told
 from zoo.callbacks.case_evaluation import figures as figures_of_decision
+from zoo.callbacks.members import Members
 from zoo.callbacks.shortcut_audit import ShortcutAudit
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
@@ -66,8 +68,8 @@ class AnomalyMetrics(Callback):
             looks like, or empty.
         shortcuts: after a test the pixel metrics of maps that need no method, by their names.
         extra: keys merged into ``metrics.json``.
-        rule: of the decisions; set by the command line, as are ``calibration``, ``run`` and ``problem`` (why one that
-            is there cannot be used).
+        rule: of the decisions; set by the command line, as are ``calibration``, ``members`` (the fold models of a
+            cross-conformal one), ``run`` and ``problem`` (why one that is there cannot be used).
         decision: after a test, what the rule does to its cases (:mod:`zoo.callbacks.case_evaluation`).
         images_per_second: of the method alone, without loading and metrics.
     """
@@ -86,6 +88,7 @@ class AnomalyMetrics(Callback):
         self.neighbours = neighbours
         self.rule, self.run, self.problem = Rule(), "this model", ""
         self.calibration: Calibration | None = None
+        self.members: Members | None = None
         self.decision: dict[str, Any] = {}
         self.results: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
@@ -186,21 +189,23 @@ class AnomalyMetrics(Callback):
         subjects = batch.get("subject") or [""] * len(scores)
         statistics = [()] * len(scores) if self._audit is None else self._audit.statistics(batch)
         if self._audit is not None:  # a test
-            self._keep_cases(outputs, batch, names, scores)
+            folds = [()] * len(scores) if self.members is None else self.members.scores(trainer, batch)
+            self._keep_cases(outputs, batch, names, scores, folds)
         cases = cases_of(batch, names)
         rows = zip(names, labels, scores, subjects, cases, statistics, slices, kept, strict=True)
         self._items += [_Item(*row) for row in rows]
 
-    def _keep_cases(self, outputs: Any, batch: Any, names: list[str], scores: list[float]) -> None:
+    def _keep_cases(
+        self, outputs: Any, batch: Any, names: list[str], scores: list[float], folds: Sequence[tuple[float, ...]]
+    ) -> None:
         """What the evaluation of the decision needs of a tested batch."""
         inside = batch.get("foreground")
         found = image_statistics(batch["image"].cpu().numpy(), None if inside is None else inside.cpu().numpy())
         statistics = zip(*(found[name].tolist() for name in PIXEL_STATISTICS), strict=True)
         groups = batch.get("group") or [""] * len(names)
         lesions = lesion_candidates(outputs, batch, self.calibration)
-        rows = zip(
-            names, cases_of(batch, names), batch["label"].tolist(), scores, groups, statistics, lesions, strict=True
-        )
+        labels, cases = batch["label"].tolist(), cases_of(batch, names)
+        rows = zip(names, cases, labels, scores, groups, statistics, lesions, folds, strict=True)
         self._tested += [Image(*row) for row in rows]
         self._with_spacing, self._dims = "spacing" in batch, batch["image"].ndim - 2
 

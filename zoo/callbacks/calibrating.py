@@ -1,7 +1,6 @@
-"""Makes a calibration of what a prediction of healthy cases gives."""
+"""Makes a calibration of what predictions of healthy cases give."""
 
 import datetime
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from zoo.callbacks.attached import attached
 from zoo.callbacks.gathering import Gathering, method_name
 from zoo.decision.calibration import Calibration, sorted_by_score
-from zoo.decision.cases import CaseScore, group
-from zoo.decision.findings import reference
+from zoo.decision.cases import Cases, CaseScore, group
+from zoo.decision.findings import MapReference, reference
 from zoo.errors import UserError
 from zoo.metrics.shortcuts import PIXEL_STATISTICS
 from zoo.sample import data_of
@@ -36,62 +35,81 @@ def selected_by(trainer: Trainer) -> str:
 
 
 class Calibrating(Callback):
-    """Gathers the healthy cases of one ``trainer.predict``.
+    """Gathers the healthy cases of one ``trainer.predict``, or of one a fold.
 
     Args:
-        case_score: how a case's images become its score.
-        source: where the cases are from.
-        weights: SHA-256 of the weights.
-        facts: further attributes of the :class:`~zoo.decision.calibration.Calibration`.
+        folder: for the maps until they are summarised.
 
     Attributes:
-        result: after the prediction.
+        fold: number of the fold that is being predicted; set by the caller.
+        folds: fold of each image.
     """
 
-    def __init__(self, case_score: CaseScore, source: str, weights: str, **facts: Any) -> None:
-        self.case_score, self.source, self.weights, self.facts = case_score, source, weights, facts
-        self.result: Calibration | None = None
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room for the maps."""
-        self._folder = tempfile.TemporaryDirectory(prefix="uad-zoo-")
-        self._gathering = Gathering(Path(self._folder.name))
+    def __init__(self, folder: Path) -> None:
+        self.gathering, self.fold, self.folds = Gathering(folder), 0, list[int]()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the batch."""
-        self._gathering.add(outputs, batch, (0.0, 1.0))
+        before = len(self.gathering.rows)
+        self.gathering.add(outputs, batch, (0.0, 1.0))
+        self.folds += [self.fold] * (len(self.gathering.rows) - before)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def case_scores(self, rule: CaseScore) -> Cases:
+        """Scores by case.
+
+        Raises:
+            UserError: scores that are not finite.
+        """
+        rows = self.gathering.rows
+        cases = group([row.case for row in rows], [row.score for row in rows], rule)
+        if not np.isfinite(cases.scores).all():
+            wrong = int((~np.isfinite(cases.scores)).sum())
+            told = f"{wrong} of {len(cases.scores)} healthy cases have a score that is NaN or infinite"
+            raise UserError(f"no calibration: {told}")
+        return cases
+
+    def maps(self, cases: Cases) -> MapReference | None:
+        """What the maps of healthy cases are like; None where a case has none."""
+        # every map once: cases in the order of their names, with the parts that lie in one volume together
+        gathered = self.gathering
+        owner = {gathered.rows[k].name: name for name, one in zip(cases.names, cases.members, strict=True) for k in one}
+        maps: dict[str, list[Any]] = {name: [] for name in cases.names}
+        for _, members in gathered.volumes():
+            found = gathered.stacked(members)
+            if found is not None:
+                maps[owner[members[0].name]].append(found)
+        return reference(list(maps.values())) if maps and all(maps.values()) else None
+
+    def calibration(
+        self,
+        module: Any,
+        trainer: Trainer,
+        rule: CaseScore,
+        source: str,
+        weights: str,
+        members: list[str],
+        **facts: Any,
+    ) -> Calibration:
         """Summarise.
+
+        Args:
+            module: method whose calibration it is.
+            trainer: that predicted.
+            rule: how a case's images become its score.
+            source: where the cases are from.
+            weights: SHA-256 of the method's weights.
+            members: the same of each fold's model; empty without folds.
+            facts: further attributes of the :class:`~zoo.decision.calibration.Calibration`.
 
         Raises:
             UserError: scores that are not finite.
         """
         import zoo
 
-        with self._folder:
-            gathered: Any = self._gathering
-            rows = gathered.rows
-            cases = group([row.case for row in rows], [row.score for row in rows], self.case_score)
-            if not np.isfinite(cases.scores).all():
-                wrong = int((~np.isfinite(cases.scores)).sum())
-                told = f"{wrong} of {len(cases.scores)} healthy cases have a score that is NaN or infinite"
-                raise UserError(f"no calibration: {told}")
-            # every map once: cases in the order of their names, with the parts that lie in one volume together
-            owner = {
-                row.name: name
-                for name, one in zip(cases.names, cases.members, strict=True)
-                for row in (rows[k] for k in one)
-            }
-            maps: dict[str, list[Any]] = {name: [] for name in cases.names}
-            for _, members in gathered.volumes():
-                found = gathered.stacked(members)
-                if found is not None:
-                    maps[owner[members[0].name]].append(found)
-            with_maps = bool(maps) and all(maps.values())
-            known = reference(list(maps.values())) if with_maps else None
+        rows, cases = self.gathering.rows, self.case_scores(rule)
+        known = self.maps(cases)
         means = np.array([row.statistics for row in rows])
         lists: dict[str, list[Any]] = {
             "images": [len(one) for one in cases.members],
@@ -103,20 +121,21 @@ class Calibrating(Callback):
         }
         if known is not None:
             lists |= {"maxima": known.maxima, "largest": known.largest}
+        if members:
+            lists["folds"] = [self.folds[one[0]] for one in cases.members]
         ordered = sorted_by_score(cases.scores, **lists)
         if known is not None:
             known = known._replace(maxima=ordered["maxima"], largest=ordered["largest"])
-        module: Any = pl_module
-        self.result = Calibration(
+        return Calibration(
             scores=ordered["scores"],
             images=ordered["images"],
             groups=ordered["groups"],
             statistics={name: ordered[name] for name in PIXEL_STATISTICS if np.isfinite(ordered[name]).all()},
             maps=known,
-            case_score=self.case_score,
-            source=self.source,
+            case_score=rule,
+            source=source,
             method=method_name(module),
-            weights=self.weights,
+            weights=weights,
             image_size=list(module.image_size),
             in_channels=module.in_channels,
             value_range=[float(bound) for bound in module.hparams.get("value_range") or (0.0, 1.0)],
@@ -124,5 +143,7 @@ class Calibrating(Callback):
             device=module.device.type,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             version=zoo.__version__,
-            **self.facts,
+            folds=ordered.get("folds", []),
+            members=members,
+            **facts,
         )

@@ -10,7 +10,7 @@ from scipy import stats
 
 from zoo.decision import conformal
 from zoo.decision.calibration import Calibration
-from zoo.decision.cases import CaseScore, group
+from zoo.decision.cases import CaseScore, group, group_by_fold
 from zoo.decision.decide import FLAGGED, NOT_DECIDED, Decisions, Rule, decide
 from zoo.metrics.clinical import net_benefit, performance
 from zoo.metrics.lesions import BINS, RATES, Candidates, by_size, candidates, froc, froc_intervals
@@ -32,6 +32,7 @@ class Image(NamedTuple):
     group: str
     statistics: tuple[float, ...]
     lesions: Candidates | None
+    fold_scores: tuple[float, ...] = ()
 
 
 def lesion_candidates(outputs: Any, batch: Any, calibration: Calibration | None) -> list[Candidates | None]:
@@ -84,7 +85,9 @@ def evaluate_cases(
     forced = Rule(rule.level, rule.confidence, rule.rule, rule.mask, force=True, prevalence=rule.prevalence)
     groups = [images[members[0]].group for members in cases.members]
     sizes = [len(members) for members in cases.members]
-    decisions = decide(calibration, cases.scores, forced, images=sizes, groups=groups, statistics=statistics, run=run)
+    more: dict[str, Any] = {"images": sizes, "groups": groups, "statistics": statistics, "run": run}
+    folds = group_by_fold([one.case for one in images], [one.fold_scores for one in images], how)
+    decisions = decide(calibration, cases.scores, forced, fold_scores=folds, **more)
     content = decisions.summary(calibration, forced) | counts
     if calibration is None or not len(labels):
         return content

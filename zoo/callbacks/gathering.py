@@ -1,6 +1,6 @@
 """Scores, maps and pictures of a whole call, kept in files until all of its cases are known."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Row(NamedTuple):
         group: scanner, site, ...; empty where unknown.
         rank: process that keeps its map.
         place: of its map in that process's file, -1 for methods without maps.
+        fold_scores: by the fold models of a cross-conformal calibration.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     group: str
     rank: int
     place: int
+    fold_scores: tuple[float, ...] = ()
 
 
 class Gathering:
@@ -59,13 +61,16 @@ class Gathering:
         self.channels = 1
         self._count = 0
 
-    def add(self, outputs: Any, batch: Any, value_range: tuple[float, float]) -> None:
+    def add(
+        self, outputs: Any, batch: Any, value_range: tuple[float, float], fold_scores: Sequence[tuple[float, ...]] = ()
+    ) -> None:
         """Keep a batch and its prediction.
 
         Args:
             outputs: a :class:`~zoo.module.Prediction`.
             batch: a :class:`~zoo.sample.Sample`.
             value_range: of the images, for the 8-bit pictures.
+            fold_scores: of each image, by the fold models of a cross-conformal calibration.
         """
         scores = outputs.anomaly_score.detach().float().cpu().tolist()
         images = batch["image"].detach().cpu().numpy()
@@ -93,7 +98,12 @@ class Gathering:
         sources, groups = batch.get("source") or [""] * len(scores), batch.get("group") or [""] * len(scores)
         columns = zip(names, cases, volumes, slices, sources, scores, statistics, groups, strict=True)
         self.rows += [
-            Row(*column, self.rank, -1 if first < 0 else first + number)  # type: ignore[call-arg]
+            Row(  # type: ignore[call-arg]
+                *column,
+                self.rank,
+                -1 if first < 0 else first + number,
+                fold_scores[number] if fold_scores else (),
+            )
             for number, column in enumerate(columns)
         ]
 

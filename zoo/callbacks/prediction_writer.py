@@ -7,6 +7,7 @@ from typing import Any, get_args
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from zoo.callbacks.gathering import Gathering, method_name
+from zoo.callbacks.members import Members
 from zoo.callbacks.results import Context, Format, MapForm, write_results
 from zoo.decision.calibration import Calibration
 from zoo.decision.decide import Rule
@@ -31,6 +32,7 @@ class PredictionWriter(Callback):
     Attributes:
         rule: of the decisions.
         calibration: of the model, None: nothing is decided.
+        members: the fold models of a cross-conformal calibration, else None.
         run: name of run or checkpoint, for messages.
         problem: why a calibration that is there cannot be used, empty if none.
     """
@@ -47,6 +49,7 @@ class PredictionWriter(Callback):
         self.folder, self.maps, self.formats = folder, maps, tuple(formats)
         self.rule, self.run, self.problem = Rule(), "this model", ""
         self.calibration: Calibration | None = None
+        self.members: Members | None = None
         self._gathering: Gathering | None = None
 
     def place_outputs(self, run: Path, results: Path, stage: str) -> None:
@@ -72,7 +75,8 @@ class PredictionWriter(Callback):
     ) -> None:
         """Keep the batch."""
         assert self._gathering is not None
-        self._gathering.add(outputs, batch, tuple(pl_module.hparams.get("value_range") or (0.0, 1.0)))
+        folds = [] if self.members is None else self.members.scores(trainer, batch)
+        self._gathering.add(outputs, batch, tuple(pl_module.hparams.get("value_range") or (0.0, 1.0)), folds)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide and write (of the first process)."""

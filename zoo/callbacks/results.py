@@ -15,7 +15,7 @@ from datamodules import listing
 from zoo.callbacks.gathering import Gathering, Row
 from zoo.decision import dicom, findings, nifti, overlay
 from zoo.decision.calibration import Calibration
-from zoo.decision.cases import CaseScore, group
+from zoo.decision.cases import CaseScore, group, group_by_fold
 from zoo.decision.decide import NOT_DECIDED, UNKNOWN_PATIENTS, Decisions, Rule, decide
 from zoo.decision.worklist import Entry, page
 from zoo.errors import UserError
@@ -109,6 +109,7 @@ def write_results(gathered: Gathering, context: Context) -> Decisions:
         context.calibration,
         cases.scores,
         context.rule,
+        fold_scores=group_by_fold([row.case for row in rows], [row.fold_scores for row in rows], how),
         images=[len(one) for one in cases.members],
         groups=[rows[one[0]].group for one in cases.members],
         statistics=statistics,
@@ -535,14 +536,13 @@ def _facts(decisions: Decisions, context: Context) -> list[tuple[str, str]]:
     facts.append(("rule", f"{told}; findings by {rule.mask}"))
     summary = decisions.summary(calibration, rule)
     if decisions.rank and rule.rule == "threshold":
-        low, high = summary["realised_false_positive_rate_90_percent_range"]
-        rate = summary["expected_false_positive_rate"]
-        facts.append(
-            (
-                "false positives",
-                f"{100 * rate:.3g} % of healthy cases expected; 90 % range {100 * low:.2g} to {100 * high:.3g} %",
-            )
-        )
+        if calibration.members:
+            told = f"at most {100 * summary['guaranteed_false_positive_rate']:.3g} % of healthy cases, on average"
+        else:
+            low, high = summary["realised_false_positive_rate_90_percent_range"]
+            rate = summary["expected_false_positive_rate"]
+            told = f"{100 * rate:.3g} % of healthy cases expected; 90 % range {100 * low:.2g} to {100 * high:.3g} %"
+        facts.append(("false positives", told))
     drift = decisions.drift
     if drift.tested:
         word = "fits these cases" if drift.fits else "does not fit these cases"

@@ -40,7 +40,7 @@ from zoo.checkpoints.loading import lightning_file, same_backbone
 from zoo.checkpoints.marks import result_of
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.saving import attach_result
-from zoo.cli.calibrate import calibrate_after_fit, find_calibration
+from zoo.cli.calibrate import calibrate_after_fit, find_calibration, members_of
 from zoo.cli.options import resolve_names, take_run, todays, with_place
 from zoo.cli.parsing import MODE, Parser, use_short_names
 from zoo.cli.prediction import (
@@ -406,9 +406,10 @@ class ZooCLI(LightningCLI):
         rule: Rule = self.config_init[self.subcommand].decision
         if self.calibration_problem and rule.asked:
             raise UserError(self.calibration_problem)
+        members = members_of(self.calibration, None if self.run is None else self.run.folder)
         for callback in callbacks:
             if isinstance(callback, PredictionWriter | AnomalyMetrics):
-                callback.rule, callback.calibration = rule, self.calibration
+                callback.rule, callback.calibration, callback.members = rule, self.calibration, members
                 callback.run = str(self._given.get("ckpt_path") if self.run is None else self.run.folder)
                 callback.problem = self.calibration_problem
             elif isinstance(callback, Panels):

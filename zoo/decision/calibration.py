@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _MAX_CASES = 100_000
+_MAX_FOLDS = 100
 _MAX_BYTES = 1 << 25
 
 
@@ -49,6 +50,8 @@ class Calibration:
         phantom: the healthy cases are generated images.
         date: ISO 8601.
         version: of this package.
+        folds: cross-conformal: ``n`` fold of each case, which the fold's own model has scored; else empty.
+        members: SHA-256 of the weights of each fold's model; else empty.
     """
 
     scores: list[float]
@@ -72,6 +75,8 @@ class Calibration:
     date: str = ""
     version: str = ""
     format: int = field(default=FORMAT)
+    folds: list[int] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -85,7 +90,16 @@ class Calibration:
         """Numbers, strings, lists and dictionaries only."""
         content = asdict(self)
         content["maps"] = None if self.maps is None else self.maps._asdict()
-        return content
+        return {key: value for key, value in content.items() if value or key not in _OF_FOLDS}
+
+    def by_fold(self, judges: "np.ndarray[Any, Any]") -> list["np.ndarray[Any, Any]"]:
+        """Scores of each fold's cases.
+
+        Args:
+            judges: ``(n,)`` bool, the cases that count.
+        """
+        scores, folds = np.asarray(self.scores), np.asarray(self.folds)
+        return [scores[judges & (folds == number)] for number in range(len(self.members))]
 
     def digest(self) -> str:
         """The first 16 digits of the SHA-256 of the content."""
@@ -100,9 +114,14 @@ class Calibration:
         n = len(self)
         part = f" of {self.held_out} held-out cases: the others chose {self.selected_by}" if self.selected_by else ""
         cases = f"{n} healthy cases ({self.source})" if not part else f"{n}{part}"
+        if self.members:
+            cases += f", cross-conformal with {len(self.members)} models: guaranteed at twice the level"
         limit = "" if n >= needed(0.05) else f"; no decision below level {self.smallest_p:.3g}, 19 are needed for 5 %"
         phantom = "; PHANTOM data: no statement on real images" if self.phantom else ""
         return f"calibrated on {cases}: p-values from {self.smallest_p:.3g}{limit}{phantom}"
+
+
+_OF_FOLDS = ("folds", "members")
 
 
 def from_plain(content: Any, source: str) -> Calibration:
@@ -124,8 +143,9 @@ def from_plain(content: Any, source: str) -> Calibration:
     if type(content.get("format")) is not int or content["format"] > FORMAT or content["format"] < 1:
         raise refuse(f"format {str(content.get('format'))[:20]}, this version reads {FORMAT}")
     known = {one.name for one in fields(Calibration)}
-    if set(content) != known:
-        raise refuse(f"keys {', '.join(sorted(map(str, set(content) ^ known))[:4])[:120]} are missing or unknown")
+    odd = (set(content) ^ known) - set(_OF_FOLDS)
+    if odd:
+        raise refuse(f"keys {', '.join(sorted(map(str, odd))[:4])[:120]} are missing or unknown")
     scores = content["scores"]
     if not isinstance(scores, list) or not 0 < len(scores) <= _MAX_CASES:
         raise refuse(f"scores should be a list of 1 to {_MAX_CASES} numbers")
@@ -152,6 +172,13 @@ def from_plain(content: Any, source: str) -> Calibration:
     whole = [*size, content["in_channels"], content["held_out"]] if isinstance(size, list | tuple) else [None]
     if len(whole) > 5 or not all(type(one) is int and 0 <= one < 1 << 20 for one in whole):
         raise refuse("image_size, in_channels and held_out should be whole numbers")
+    folds, members = content.get("folds", []), content.get("members", [])
+    if not isinstance(members, list) or len(members) > _MAX_FOLDS or not _strings(members):
+        raise refuse(f"members should be at most {_MAX_FOLDS} words")
+    if not isinstance(folds, list) or len(folds) != (n if members else 0):
+        raise refuse("folds should be a number for each case, where there are members")
+    if not all(type(one) is int and 0 <= one < len(members) for one in folds):
+        raise refuse("folds should be numbers of members")
     plain = dict(content) | {"image_size": list(size), "value_range": list(content["value_range"])}
     return Calibration(**plain | {"maps": _maps(content["maps"], n, refuse)})
 

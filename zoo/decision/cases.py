@@ -51,3 +51,17 @@ def group(cases: Sequence[str], scores: Sequence[float] | Array, rule: CaseScore
     order = np.argsort(owner, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1) if len(order) else []
     return Cases(names.tolist(), np.array([RULES[rule](values[one]) for one in members]), members)
+
+
+def group_by_fold(cases: Sequence[str], fold_scores: Sequence[tuple[float, ...]], rule: CaseScore) -> list[Array]:
+    """One score a case by each fold model of a cross-conformal calibration, in the order of :func:`group`.
+
+    Args:
+        cases: ``n`` case of each image.
+        fold_scores: ``n`` tuples of the image's scores by the models; empty ones without such a calibration.
+        rule: see :func:`group`.
+
+    Returns:
+        list: ``(m,)`` float64 of each model.
+    """
+    return [group(cases, scores, rule).scores for scores in zip(*fold_scores, strict=True)]

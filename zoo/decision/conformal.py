@@ -4,6 +4,7 @@ All functions take one score a case; larger = more anomalous.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -241,7 +242,7 @@ def drift(
 # ---- few images -----------------------------------------------------------------------------------------------------
 
 
-def cross_p_values(fold_scores: list[Array], new_scores: list[Array]) -> Array:
+def cross_p_values(fold_scores: Sequence[ArrayLike], new_scores: Sequence[ArrayLike]) -> Array:
     """Cross-conformal p-values: each fold's model scores its held-out cases and every new case; the ranks add up.
 
     Vovk, Annals of Mathematics and Artificial Intelligence 2015, equation 5. Guaranteed at twice the level, near the
@@ -254,13 +255,36 @@ def cross_p_values(fold_scores: list[Array], new_scores: list[Array]) -> Array:
     Returns:
         Array: ``(m,)`` float64.
     """
-    counts = np.zeros(len(new_scores[0]))
-    total = 0
+    below, total = _below(fold_scores, new_scores)
+    return (1 + total - below) / (total + 1)
+
+
+def cross_percentiles(fold_scores: Sequence[ArrayLike], new_scores: Sequence[ArrayLike]) -> Array:
+    """The share of healthy cases that score lower than the new case by the model of their fold, in per cent; ``(m,)``.
+
+    Args:
+        fold_scores: see :func:`cross_p_values`.
+        new_scores: see :func:`cross_p_values`.
+    """
+    below, total = _below(fold_scores, new_scores)
+    return 100 * below / total
+
+
+def dealt(new_scores: Sequence[ArrayLike]) -> Array:
+    """Each new case's score by one of the folds' models, in turn: comparable with the held-out scores of all folds."""
+    scores = np.asarray(new_scores, np.float64)
+    return scores[np.arange(scores.shape[1]) % len(scores), np.arange(scores.shape[1])]
+
+
+def _below(fold_scores: Sequence[ArrayLike], new_scores: Sequence[ArrayLike]) -> tuple[Array, int]:
+    counts, total = np.zeros(np.size(new_scores[0])), 0
     for held, new in zip(fold_scores, new_scores, strict=True):
+        if not np.size(held):  # none of the group in this fold
+            continue
         ordered, checked = _checked(held, new)
-        counts += len(ordered) - np.searchsorted(ordered, checked, "left")
+        counts += np.searchsorted(ordered, checked, "left")
         total += len(ordered)
-    return (1 + counts) / (total + 1)
+    return counts, total
 
 
 def group_calibration(groups: list[str], group: str, level: float) -> tuple[Array, str]:

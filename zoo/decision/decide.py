@@ -99,18 +99,22 @@ class Decisions:
         if calibration is None:
             return content
         n = len(calibration)
-        mean, low, high = conformal.realised_rate(n, self.rank)
+        rates: dict[str, Any] = {"guaranteed_false_positive_rate": min(1.0, 2 * self.level)}
+        if not calibration.members:
+            mean, low, high = conformal.realised_rate(n, self.rank)
+            rates = {"expected_false_positive_rate": mean}
+            rates |= {"realised_false_positive_rate_90_percent_range": [low, high]}
         return content | {
             "r": self.rank,
             "threshold": None if np.isnan(self.threshold) else self.threshold,
             "n": n,
             "smallest_p": calibration.smallest_p,
-            "expected_false_positive_rate": mean,
-            "realised_false_positive_rate_90_percent_range": [low, high],
+            **rates,
             "drift": {key: value for key, value in self.drift._asdict().items() if value == value},
             "calibration": {
                 "digest": calibration.digest(),
                 **{name: getattr(calibration, name) for name in _TOLD},
+                "models": len(calibration.members) or 1,
             },
         }
 
@@ -126,6 +130,7 @@ def decide(
     images: Sequence[int] | None = None,
     groups: Sequence[str] | None = None,
     statistics: dict[str, list[float]] | None = None,
+    fold_scores: Sequence[Array] = (),
     run: str = "this model",
 ) -> Decisions:
     """Decide a list of cases.
@@ -137,6 +142,7 @@ def decide(
         images: ``m`` numbers of images.
         groups: ``m`` groups; each is judged by the calibration cases of its own where these suffice.
         statistics: ``m`` values by name, for the drift tests.
+        fold_scores: ``(m,)`` scores by each of the calibration's fold models, where it has any.
         run: name of the run, for messages.
 
     Raises:
@@ -159,9 +165,11 @@ def decide(
         raise UserError(possible)
     if possible:
         result.warnings.append(possible)
-    result.drift = conformal.drift(known, scores, calibration.statistics, statistics) if m else conformal.Drift(False)
+    compared = conformal.dealt(fold_scores) if calibration.members and m else scores
+    if m:
+        result.drift = conformal.drift(known, compared, calibration.statistics, statistics)
     withheld = _judge_drift(result, m, rule)
-    p, percentile, notes = _by_group(calibration, scores, list(groups or [""] * m), level)
+    p, percentile, notes = _by_group(calibration, scores, fold_scores, list(groups or [""] * m), level)
     q = conformal.q_values(p)
     if rule.rule == "fdr":
         flagged = q <= level + 1e-12
@@ -174,7 +182,7 @@ def decide(
         flagged = p <= level + 1e-12
     else:
         flagged = np.asarray(scores, np.float64) > (conformal.threshold(known, r) if r else np.inf)
-    if r and rule.rule == "threshold":
+    if r and rule.rule == "threshold" and not calibration.members:
         result.threshold = conformal.threshold(known, r)
     most = max(calibration.images)
     for place in range(m):
@@ -199,6 +207,11 @@ def missing(run: str) -> str:
 def _possible(calibration: Calibration, level: float, rule: Rule) -> str:
     """Why the rule cannot decide at this level; empty if it can."""
     n = len(calibration)
+    if calibration.members and rule.confidence is not None:
+        return (
+            f"--decision.confidence {rule.confidence}: no bound is known for a cross-conformal calibration; leave it "
+            "out, or calibrate on cases of their own: zoo calibrate --healthy DIR"
+        )
     if rule.confidence is not None and conformal.rank(n, level, rule.confidence) < 1:
         return (
             f"--decision.confidence {rule.confidence}: {n} cases cannot bound {100 * level:g} % false positives "
@@ -239,7 +252,7 @@ def _judge_drift(result: Decisions, m: int, rule: Rule) -> bool:
 
 
 def _by_group(
-    calibration: Calibration, scores: Array, groups: list[str], level: float
+    calibration: Calibration, scores: Array, fold_scores: Sequence[Array], groups: list[str], level: float
 ) -> tuple[Array, Array, list[str]]:
     known = np.asarray(calibration.scores)
     p, percentile, notes = np.ones(len(scores)), np.zeros(len(scores)), [""] * len(scores)
@@ -249,8 +262,12 @@ def _by_group(
         judges, note = np.ones(len(known), bool), ""
         if grouped:
             judges, note = conformal.group_calibration(calibration.groups, name, level)
-        p[own] = conformal.p_values(known[judges], scores[own])
-        percentile[own] = conformal.percentiles(known[judges], scores[own])
+        if calibration.members:
+            held, new = calibration.by_fold(judges), [one[own] for one in fold_scores]
+            p[own], percentile[own] = conformal.cross_p_values(held, new), conformal.cross_percentiles(held, new)
+        else:
+            p[own] = conformal.p_values(known[judges], scores[own])
+            percentile[own] = conformal.percentiles(known[judges], scores[own])
         for place in np.flatnonzero(own):
             notes[place] = note
     return p, percentile, notes
