@@ -281,6 +281,8 @@ class AnomalyModule(LightningModule):
         data = self._data()
         if data is None:  # a hook of the loaders; with a DataModule Lightning would warn of it
             self.on_before_batch_transfer = self._take_plain  # type: ignore[method-assign]
+        else:
+            vars(self).pop("on_before_batch_transfer", None)
         if data is not None or not self._built:
             self.settle(data)
         if self._built:
