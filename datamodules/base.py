@@ -50,7 +50,6 @@ class AnomalyDataModule(LightningDataModule):
         value_range: the range of ``image``, by the card or by options.
         foreground_rule: how the foreground follows from an image alone, by the card or by options, see
             :mod:`zoo.foreground`.
-        slices_as_stored: all slices of a volume are served, oriented as in the file, so that maps stack back into it.
         stored_range: bounds for 16-bit storage, None for unbounded values, stored as float32.
         predict_input: when set, a file, folder or pattern of names (``*``), or several of them, that ``predict`` serves
             instead of the test set.
@@ -65,7 +64,6 @@ class AnomalyDataModule(LightningDataModule):
     value_range: tuple[float, float] = (0.0, 1.0)
     foreground_rule: str = "all"
     stored_range: tuple[float, float] | None = (0.0, 1.0)
-    slices_as_stored: ClassVar[bool] = False
     phantom_name: ClassVar[str]
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -29,7 +29,7 @@ from datamodules.records import Record
 from zoo.errors import UserError
 from zoo.files import write_text
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 _DIGESTS_AT_ONCE = 4096  # files
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -44,6 +44,8 @@ class Prepared(NamedTuple):
         labels: ``n`` labels, None when the record's label holds.
         slices: the ``n`` slice numbers, None when the record is one image.
         spacing: mm per pixel and axis of S, empty when unknown.
+        to_file: of volumes: ``(4, 4)`` from ``(slice, row, column, 1)``, or ``(z, y, x, 1)``, to voxel indices of the
+            file, so that maps go back into it; None when unknown.
     """
 
     image: Array
@@ -52,6 +54,7 @@ class Prepared(NamedTuple):
     labels: tuple[int, ...] | None = None
     slices: tuple[int, ...] | None = None
     spacing: tuple[float, ...] = ()
+    to_file: Array | None = None
 
 
 class Store:
@@ -64,6 +67,7 @@ class Store:
         slices: ``(N,)`` int32, -1 for images that are no slices.
         has_mask: ``(N,)`` bool.
         spacing: ``(N, len(S))`` float32 mm, NaN when unknown.
+        to_file: ``(N, 4, 4)`` float32, see :class:`Prepared`; NaN when unknown.
         pixels: ``(N, 16)`` uint8, digest of every image as stored; zeros for blank ones.
         rejected: messages by record position, for files that lenient reading skipped.
     """
@@ -74,7 +78,7 @@ class Store:
             meta = json.loads(str(index["meta"]))
             self.record, self.labels = index["record"], index["labels"]
             self.slices, self.has_mask, self.spacing = index["slices"], index["has_mask"], index["spacing"]
-            self.pixels = index["pixels"]
+            self.pixels, self.to_file = index["pixels"], index["to_file"]
         self.shape: tuple[int, ...] = tuple(meta["shape"])
         self.rejected: dict[int, str] = {int(key): value for key, value in meta["rejected"].items()}
         low, high = meta["value_range"]
@@ -294,6 +298,7 @@ class _Columns(NamedTuple):
     has_mask: list[bool]
     spacing: list[tuple[float, ...]]
     pixels: list[bytes]
+    to_file: list[Array]
 
 
 def _write_entry(
@@ -304,7 +309,7 @@ def _write_entry(
     keep_going: bool,
 ) -> dict[int, BadFile]:
     problems: dict[int, BadFile] = {}
-    columns = _Columns([], [], [], [], [], [])
+    columns = _Columns([], [], [], [], [], [], [])
     shape: tuple[int, ...] | None = None
     whole = True
     with contextlib.ExitStack() as stack:
@@ -339,6 +344,7 @@ def _write_entry(
         "slices": np.array(columns.slices, np.int32),
         "has_mask": np.array(columns.has_mask, bool),
         "spacing": _spacings(columns.spacing, len(shape) - 1),
+        "to_file": np.array(columns.to_file, np.float32),
         "pixels": np.frombuffer(b"".join(columns.pixels), np.uint8).reshape(-1, 16),
     }
     for name, needed in (("foreground", not whole), ("masks", bool(arrays["has_mask"].any()))):
@@ -374,6 +380,7 @@ def _append(
     columns.slices.extend([-1] * count if result.slices is None else result.slices)
     columns.has_mask.extend([result.mask is not None] * count)
     columns.spacing.extend([result.spacing] * count)
+    columns.to_file.extend([np.full((4, 4), np.nan) if result.to_file is None else result.to_file] * count)
     columns.pixels.extend(_pixel_digest(one) for one in image)
 
 

@@ -27,6 +27,7 @@ from datamodules.preprocessing import (
     read_volume_mask,
     resize_image,
     resize_mask,
+    scaling,
     unit_picture,
 )
 from datamodules.reading import Array, BadFile, Bounds, Decoded, Volume, picture_size, read_volume_file
@@ -68,7 +69,6 @@ class Folder(AnomalyDataModule):
         "protocol": "",
         "leaks": "`zoo data check folder` lists copies and near-copies between the splits",
     }
-    slices_as_stored = True
 
     def __init__(
         self,
@@ -421,4 +421,5 @@ def _prepare_volume(record: Record, volume: Volume, unit: Array, target: tuple[i
         mask = np.stack([resize_mask(truth[..., k], (target[0], target[1])) for k in range(depth)])
     labels = None if mask is None else tuple(int(one.any()) for one in mask)
     zoom = np.linalg.norm(volume.affine[:3, :2], axis=0) * np.array([height, width]) / np.array(target)
-    return Prepared(image, mask, None, labels, tuple(range(depth)), (float(zoom[0]), float(zoom[1])))
+    to_file = scaling((height, width, depth), (*target, depth))[:, [2, 0, 1, 3]]  # slices come first
+    return Prepared(image, mask, None, labels, tuple(range(depth)), (float(zoom[0]), float(zoom[1])), to_file)

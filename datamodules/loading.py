@@ -91,6 +91,8 @@ class CachedImages(Dataset[Batch]):
             batch["mask"] = torch.from_numpy(self.store.mask(where))
         if self._with_spacing:
             batch["spacing"] = torch.from_numpy(self.store.spacing[where])
+        if self.sources is not None and self.volumes is not None and not np.isnan(self.store.to_file[where]).all():
+            batch["to_file"] = torch.from_numpy(self.store.to_file[where])
         if self.sources is not None:
             batch["source"] = [self.sources[position] for position in chosen]
         return batch

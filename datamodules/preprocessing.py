@@ -1,5 +1,6 @@
 """The preprocessing of each paper as one named function, and the steps that they share."""
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -282,6 +283,36 @@ def equalise(values: Array, mask: Array | None = None, bins: int = 256) -> Array
     return level
 
 
+def scaling(shape: Sequence[int], new: Sequence[int]) -> Array:
+    """From indices of a resized array to those before: ``(4, 4)``, centres of the outer edges aligned."""
+    ratio = np.array(shape) / np.array(new)
+    return moving(0.5 * ratio - 0.5) @ np.diag([*ratio, 1.0])
+
+
+def moving(by: Sequence[float] | Array) -> Array:
+    """From indices to indices that are larger by ``by``: ``(4, 4)``."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = by
+    return matrix
+
+
+def atlas_grid(shape: tuple[int, ...], affine: Array, brain: Array) -> Array:
+    """From indices of the slab of :func:`to_atlas_grid` to voxels of the volume: ``(4, 4)``, axes in the same order.
+
+    Args:
+        shape: of the volume.
+        affine: of the volume, mm.
+        brain: ``(X, Y, Z)`` bool, decides the middle.
+    """
+    first, spacing = ATLAS_SLICES[0], np.linalg.norm(affine[:3, :3], axis=0)
+    if shape == ATLAS_SHAPE and np.allclose(spacing, 1, atol=1e-3):
+        return moving((0, 0, first))
+    places = np.argwhere(brain)
+    middle = (places.min(0) + places.max(0)) / 2 if len(places) else (np.array(shape) - 1) / 2
+    target_middle = (np.array(ATLAS_SHAPE) - 1) / 2
+    return moving(middle + (np.array([0, 0, first]) - target_middle) / spacing) @ np.diag([*(1 / spacing), 1.0])
+
+
 def to_atlas_grid(volume: Array, affine: Array, brain: Array, order: int = 1) -> Array:
     """The central 80 mm slab on the 1 mm grid of SRI24, ``(240, 240, 80)``: slices 55 to 134 of 155.
 
@@ -297,15 +328,11 @@ def to_atlas_grid(volume: Array, affine: Array, brain: Array, order: int = 1) ->
     from scipy.ndimage import affine_transform
 
     first, last = ATLAS_SLICES
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if volume.shape == ATLAS_SHAPE and np.allclose(spacing, 1, atol=1e-3):
+    grid = atlas_grid(volume.shape, affine, brain)
+    if (grid == moving((0, 0, first))).all():
         return volume[:, :, first:last]
-    places = np.argwhere(brain)
-    middle = (places.min(0) + places.max(0)) / 2 if len(places) else (np.array(volume.shape) - 1) / 2
-    target_middle = (np.array(ATLAS_SHAPE) - 1) / 2
-    start = middle + (np.array([0, 0, first]) - target_middle) / spacing
     shape = (*ATLAS_SHAPE[:2], last - first)
-    moved: Array = affine_transform(volume.astype(np.float32), 1 / spacing, start, shape, order=order)
+    moved: Array = affine_transform(volume.astype(np.float32), np.diag(grid)[:3], grid[:3, 3], shape, order=order)
     return moved
 
 
@@ -358,7 +385,7 @@ def simple_brain(volume: Array, spacing: Array) -> Array:
     return largest_part((distance_transform_edt(~core, sampling=spacing) < 6) & tissue)
 
 
-def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: float) -> tuple[Array, Array | None]:
+def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: float) -> tuple[Array, Array | None, Array]:
     """Brain preprocessing of the multi-task paper (Baugh et al., MICCAI 2023), before padding.
 
     Brings the volume to 1 mm, z-scores every sequence over its values > 0, crops to the joint bounding box, halves.
@@ -369,10 +396,12 @@ def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: floa
         spacing: mm per voxel.
 
     Returns:
-        tuple: ``(M, z', y', x')`` float64 at 2 mm, and the labels on the same grid.
+        tuple: ``(M, z', y', x')`` float64 at 2 mm, the labels on the same grid, and ``(4, 4)`` from indices of that
+        grid to those of the sequences.
     """
     from skimage.transform import resize
 
+    before = sequences.shape[1:]
     sequences, segmentation = at_one_millimetre(sequences.astype(np.float64), segmentation, spacing)
     for sequence in sequences:
         brain = sequence > 0
@@ -380,12 +409,14 @@ def multi_task_brain(sequences: Array, segmentation: Array | None, spacing: floa
             sequence[brain] = (sequence[brain] - sequence[brain].mean()) / (sequence[brain].std() + 1e-8)
     box = brain_box(sequences)
     odd = [(0, (place.stop - place.start) % 2) for place in box]
+    back = scaling(before, sequences.shape[1:]) @ moving([place.start for place in box])
     sequences = np.pad(sequences[(slice(None), *box)], [(0, 0), *odd])
     half = tuple(side // 2 for side in sequences.shape[1:])
+    back = back @ scaling(sequences.shape[1:], half)
     low = np.stack([resize(sequence, half, order=1, anti_aliasing=True) for sequence in sequences])
     if segmentation is None:
-        return low, None
-    return low, _nearest(np.pad(segmentation[box], odd), half)
+        return low, None, back
+    return low, _nearest(np.pad(segmentation[box], odd), half), back
 
 
 def at_one_millimetre(sequences: Array, segmentation: Array | None, spacing: float) -> tuple[Array, Array | None]:

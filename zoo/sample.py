@@ -28,6 +28,8 @@ class Sample(TypedDict, total=False):
         case: B units that statistics count: the patient where known, else the volume or file.
         group: B scanners, sites, ... that are calibrated and told by themselves, empty where unknown.
         slice: ``(B,)`` int64, the slice of its volume, -1 for images that are none.
+        to_file: ``(B, 4, 4)`` float32 from ``(slice, row, column, 1)``, or of 3-D images ``(z, y, x, 1)``, to voxel
+            indices of the file; NaN where unknown. Not in training batches.
     """
 
     image: Tensor
@@ -43,6 +45,7 @@ class Sample(TypedDict, total=False):
     case: list[str]
     group: list[str]
     slice: Tensor
+    to_file: Tensor
 
 
 class DataSource(Protocol):

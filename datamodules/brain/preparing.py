@@ -8,19 +8,23 @@ import numpy as np
 from datamodules.brain import sources
 from datamodules.cache import Prepared
 from datamodules.preprocessing import (
+    ATLAS_SHAPE,
     ATLAS_SLICES,
     at_one_millimetre,
+    atlas_grid,
     brain_box,
     fae_equalise,
     fae_labels,
     fae_slices,
+    moving,
     multi_task_brain,
     pad_evenly,
     refuse_apart,
+    scaling,
     simple_brain,
     to_atlas_grid,
 )
-from datamodules.reading import Array, BadFile, read_nifti
+from datamodules.reading import Array, BadFile, read_nifti, volume_geometry
 from datamodules.records import Record
 from datamodules.registry import DataSet
 from zoo.metrics.cradl import cradl_region, to_original_grid
@@ -99,7 +103,20 @@ def prepare_slices(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
     mask = None if truth is None else fae_labels(to_atlas_grid(truth, affine, brain), target)
     labels = None if mask is None else tuple(int(one.any()) for one in mask)
     spacing = (240 / target[0], 240 / target[1])
-    return Prepared(images[:, None], mask, images > 0, labels, tuple(range(*ATLAS_SLICES)), spacing)
+    slab = (*ATLAS_SHAPE[:2], ATLAS_SLICES[1] - ATLAS_SLICES[0])
+    grid = atlas_grid(volume.shape, affine, brain) @ scaling(slab, (*target, slab[2]))
+    to_file = _stored_axes(record, affine) @ grid @ moving((0, 0, -ATLAS_SLICES[0])) @ _LAST_FIRST
+    return Prepared(images[:, None], mask, images > 0, labels, tuple(range(*ATLAS_SLICES)), spacing, to_file)
+
+
+# (slice, row, column) to (row, column, slice), the order of x, y, z in the slices of the feature autoencoder
+_LAST_FIRST = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def _stored_axes(record: Record, canonical: Array) -> Array:
+    """From voxels in canonical axes to those of the file: ``(4, 4)``."""
+    _, stored = volume_geometry(record.image)
+    return np.asarray(np.rint(np.linalg.inv(stored) @ canonical))
 
 
 def prepare_slab(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:
@@ -118,7 +135,9 @@ def prepare_slab(record: Record, *, size: tuple[int, ...], unstripped: Unstrippe
     mask = None if slices.mask is None else slices.mask[None]
     label = None if mask is None else (int(mask.any()),)
     image = np.moveaxis(slices.image, 1, 0)[None]
-    return Prepared(image, mask, slices.foreground.reshape(1, *size), label, None, (1.0, *slices.spacing))
+    assert slices.to_file is not None
+    to_file = slices.to_file @ moving((ATLAS_SLICES[0], 0, 0))
+    return Prepared(image, mask, slices.foreground.reshape(1, *size), label, None, (1.0, *slices.spacing), to_file)
 
 
 def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstripped) -> Prepared:
@@ -134,15 +153,19 @@ def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
     """
     from scipy.ndimage import binary_fill_holes
 
-    low, labels = multi_task_brain(*_in_paper_axes(record, unstripped))
+    *axes, to_file = _in_paper_axes(record, unstripped)
+    low, labels, halved = multi_task_brain(*axes)
     image = pad_evenly(low[0], MODEL_GRID)
+    cut = [had - side for had, side in zip(low[0].shape, MODEL_GRID, strict=True)]
+    padded = moving([more // 2 if more > 0 else -(-more // 2) for more in cut])
+    to_file = to_file @ halved @ padded @ scaling(MODEL_GRID, size)
     mask = None if labels is None else pad_evenly(labels, MODEL_GRID) != 0
     image, mask = _to_size(image, mask, size)
     foreground = binary_fill_holes(image != 0)
     grid = tuple(2.0 * full / side for full, side in zip(MODEL_GRID, size, strict=True))
     label = None if mask is None else (int(mask.any()),)
     planes = None if mask is None else mask[None]
-    return Prepared(image.astype(np.float32)[None, None], planes, foreground[None], label, None, grid)
+    return Prepared(image.astype(np.float32)[None, None], planes, foreground[None], label, None, grid, to_file)
 
 
 def in_cradl_region(record: Record, anomaly_map: Array, unstripped: Unstripped) -> tuple[Array, Array]:
@@ -161,7 +184,7 @@ def in_cradl_region(record: Record, anomaly_map: Array, unstripped: Unstripped) 
     """
     from skimage.transform import resize
 
-    sequences, truth, spacing = _in_paper_axes(record, unstripped)
+    sequences, truth, spacing, _ = _in_paper_axes(record, unstripped)
     sequences, truth = at_one_millimetre(sequences.astype(np.float64), truth, spacing)
     if truth is None:
         raise BadFile(record.image, "no ground truth", "CRADL's region is that of outlined cases")
@@ -179,8 +202,8 @@ def in_cradl_region(record: Record, anomaly_map: Array, unstripped: Unstripped) 
     return cradl_region(grid, collection), cradl_region(outlined, collection)
 
 
-def _in_paper_axes(record: Record, unstripped: Unstripped) -> tuple[Array, Array | None, float]:
-    """Sequences ``(M, z, y, x)``, x to the left, their labels on the same grid, and mm per voxel."""
+def _in_paper_axes(record: Record, unstripped: Unstripped) -> tuple[Array, Array | None, float, Array]:
+    """Sequences ``(M, z, y, x)``, x to the left, labels on the same grid, mm per voxel, and the way to the file's."""
     volume, affine, truth = read_volume(record, unstripped)
     volumes = [volume]
     for path in record.companions:
@@ -190,15 +213,19 @@ def _in_paper_axes(record: Record, unstripped: Unstripped) -> tuple[Array, Array
         if not np.allclose(frame[:3, :3], affine[:3, :3], atol=1e-2):
             found = f"another voxel size or direction than {Path(record.image).name}"
             raise BadFile(path, found, "give both sequences on one grid")
+        refuse_apart(path, frame, affine, volume.shape, Path(record.image).name)
         volumes.append(other)
     to_zyx = (2, 1, 0)
     sequences = np.stack([one[::-1].transpose(to_zyx) for one in volumes])  # canonical x points right, the paper's left
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    stored = sequences.shape[1:]
     if np.ptp(spacing) > 0.01 * spacing.mean():
         sequences, truth = _isotropic(sequences, truth, spacing)
     elif truth is not None:
         truth = truth[::-1].transpose(to_zyx)
-    return sequences, truth, float(spacing.min())
+    to_right = np.array([[0.0, 0, -1, volume.shape[0] - 1], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    to_file = _stored_axes(record, affine) @ to_right @ scaling(stored, sequences.shape[1:])
+    return sequences, truth, float(spacing.min()), to_file
 
 
 def _isotropic(sequences: Array, truth: Array | None, spacing: Array) -> tuple[Array, Array | None]:

@@ -47,7 +47,7 @@ def test_multi_task_brain_equals_the_original(name: str, spacing: float) -> None
     golden = np.load(GOLDEN / "preproc_brain.npz")
     flip = slice(None, None, -1 if name == "brats17" else 1)  # a file's header says so
     sequences = np.stack([golden["t1"], golden["t2"]])[:, :, flip]
-    low, labels = multi_task_brain(sequences, golden["seg"][:, flip], spacing)
+    low, labels, _ = multi_task_brain(sequences, golden["seg"][:, flip], spacing)
     assert labels is not None
     np.testing.assert_allclose(low, golden[f"{name}_low"][:2], atol=1e-9)
     target = tuple(golden[f"{name}_target"])

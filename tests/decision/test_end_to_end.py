@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +276,31 @@ def test_groups_are_calibrated_and_told_by_themselves(folder, tmp_path):
     cases = _rows(run / "predictions-001" / "cases.csv")
     assert cases[3]["group"] == "3"
     assert "all groups used" in cases[3]["note"]
+
+
+@pytest.mark.parametrize("mode", ["slices", "volumes"])
+def test_maps_of_resampled_volumes_lie_in_their_files(mode, tmp_path):
+    """BrainMRI cuts, turns and resamples: percentile map and mask have the file's grid and header all the same."""
+    import nibabel
+
+    arguments = ["--model", "Statistical", "--data", "BrainMRI", "--data.mode", mode, "--data.val_fraction", "0.5"]
+    arguments += ["--data.image_size", "60" if mode == "slices" else "[40,56,40]", "--panels.count", "0"]
+    arguments += ["--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+    assert main(["fit", *arguments]) == 0
+    run = next(tmp_path.iterdir())
+    assert main(["predict", "--run", str(run), "--predictions.maps", "none"]) == 0
+    made = run / "predictions-001"
+    masks = sorted(made.glob("nifti/**/*_mask.nii.gz"))
+    assert len(masks) == len(sorted(made.glob("nifti/**/*_percentile.nii.gz"))) > 1
+    from datamodules import BrainMRI
+
+    data = BrainMRI(mode=mode)
+    data.setup()
+    sources = {Path(record.id).name.split(".")[0]: record.image for record in data.records if record.split == "test"}
+    percentile = nibabel.load(next(made.glob("nifti/**/*_percentile.nii.gz")))
+    source = nibabel.load(sources[Path(percentile.get_filename()).name.removesuffix("_percentile.nii.gz")])
+    assert percentile.shape == source.shape
+    assert (percentile.affine == source.affine).all()
+    brain, values = source.get_fdata() != 0, percentile.get_fdata()
+    assert values.max() > 99
+    assert values[brain].mean() > 2 * values[~brain].mean()  # they lie on the brain

@@ -30,6 +30,7 @@ class Row(NamedTuple):
         rank: process that keeps its map.
         place: of its map in that process's file, -1 for methods without maps.
         fold_scores: by the fold models of a cross-conformal calibration.
+        to_file: ``(4, 4)``, see :class:`~zoo.sample.Sample`; None where unknown.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     rank: int
     place: int
     fold_scores: tuple[float, ...] = ()
+    to_file: Array | None = None
 
 
 class Gathering:
@@ -96,6 +98,7 @@ class Gathering:
         cases = cases_of(batch, names)
         slices = batch["slice"].tolist() if "slice" in batch else [-1] * len(scores)
         sources, groups = batch.get("source") or [""] * len(scores), batch.get("group") or [""] * len(scores)
+        grids = batch["to_file"].cpu().numpy().astype(np.float64) if "to_file" in batch else None
         columns = zip(names, cases, volumes, slices, sources, scores, statistics, groups, strict=True)
         self.rows += [
             Row(  # type: ignore[call-arg]
@@ -103,6 +106,7 @@ class Gathering:
                 self.rank,
                 -1 if first < 0 else first + number,
                 fold_scores[number] if fold_scores else (),
+                None if grids is None or np.isnan(grids[number]).any() else grids[number],
             )
             for number, column in enumerate(columns)
         ]

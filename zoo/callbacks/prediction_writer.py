@@ -99,7 +99,6 @@ class PredictionWriter(Callback):
             formats=self.formats,
             maps=self.maps,
             phantom=bool(getattr(data, "phantom", False)) and getattr(data, "predict_input", None) is None,
-            as_stored=bool(getattr(data, "slices_as_stored", False)),
             warnings=[self.problem] if self.problem else [],
         )
         context.original = getattr(data, "original", context.original)

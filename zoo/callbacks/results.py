@@ -47,7 +47,6 @@ class Context:
         formats: of the files beside the tables.
         maps: form of the raw maps.
         phantom: the images are generated.
-        as_stored: slices of a volume are all served and oriented as in its file.
         original: the picture of a source (path, slice) in [0, 1] at the file's resolution, or None where the image was
             cropped or registered.
         members: files of a volume whose source is one of several, such as a DICOM series.
@@ -62,7 +61,6 @@ class Context:
     formats: Sequence[Format] = ("png", "nifti", "html")
     maps: MapForm = "npy"
     phantom: bool = False
-    as_stored: bool = False
     original: Callable[[str, int], Array | None] = lambda source, number: None
     members: Callable[[str], list[str]] = lambda source: [source]
     warnings: list[str] = field(default_factory=list)
@@ -178,11 +176,11 @@ def _raw_maps(gathered: Gathering, name: str, members: list[Row], context: Conte
     """Write the raw maps; their paths below the folder, one an image."""
     if context.maps == "none" or members[0].place < 0:
         return [""] * len(members)
-    if _as_nifti(members, context):
+    if _as_nifti(members):
         path = context.name_for(name, "maps", ".nii.gz")
-        stacked = np.stack([found for row in members if (found := gathered.map(row)) is not None])
-        shape = nifti.shape_of(members[0].source)
-        values = _on_grid(stacked, [row.slice for row in members], shape)
+        maps = [found for row in members if (found := gathered.map(row)) is not None]
+        stacked = np.stack(maps) if members[0].slice >= 0 else maps[0]
+        values = _on_file(stacked, members, outside=float(stacked.min()))
         finite = float(values.max(initial=0.0))
         nifti.write_like(
             members[0].source,
@@ -217,20 +215,26 @@ def _write_map(context: Context, name: str, found: Array) -> str:
     return path.relative_to(context.folder).as_posix()
 
 
-def _as_nifti(members: list[Row], context: Context) -> bool:
-    return context.as_stored and members[0].slice >= 0 and suffix(members[0].source) in (".nii", ".nii.gz")
+def _as_nifti(members: list[Row]) -> bool:
+    return members[0].to_file is not None and suffix(members[0].source) in (".nii", ".nii.gz")
 
 
 def _is_dicom(members: list[Row]) -> bool:
     return listing.kind(members[0].source) in (".dcm", ".dicom")
 
 
-def _on_grid(stacked: Array, numbers: Sequence[int], shape: tuple[int, int, int], nearest: bool = False) -> Array:
-    """Slices ``(D, h, w)`` on the grid ``(X, Y, Z)`` of a NIfTI file, whose third axis they run along."""
-    values = np.zeros(shape, stacked.dtype)
-    for number, one in zip(numbers, stacked, strict=True):
-        values[..., number] = _nearest(one, shape[:2]) if nearest else overlay.resized(one, (shape[0], shape[1]))
-    return values
+def _on_file(values: Array, members: list[Row], outside: float = 0.0) -> Array:
+    """A map ``(D, h, w)`` on the grid ``(X, Y, Z)`` of its NIfTI file; whole numbers are not interpolated."""
+    shape, first = nifti.shape_of(members[0].source), members[0].to_file
+    assert first is not None
+    if members[0].slice < 0:
+        return nifti.on_grid(values, first, shape, outside)
+    numbers = [row.slice for row in members]
+    dense = np.full((numbers[-1] - numbers[0] + 1, *values.shape[1:]), outside, values.dtype)
+    dense[np.array(numbers) - numbers[0]] = values
+    start = np.eye(4)
+    start[0, 3] = numbers[0]
+    return nifti.on_grid(dense, first @ start, shape, outside)
 
 
 def _nearest(labels: Array, size: Sequence[int]) -> Array:
@@ -277,13 +281,14 @@ def _geometry(
     context: Context,
 ) -> tuple[float, str, tuple[float, ...], str]:
     """Size with its unit and place with its space: mm in RAS (NIfTI) or LPS (DICOM), else pixels of the file."""
-    if _as_nifti(members, context):
-        source = members[0].source
-        file_shape = nifti.shape_of(source)
-        x, y = (_to_file(index[1 + axis], shape[1 + axis], file_shape[axis]) for axis in (0, 1))
-        z = float(np.interp(index[0], np.arange(len(members)), [row.slice for row in members]))
-        ratio = file_shape[0] * file_shape[1] / (shape[1] * shape[2])
-        return one.pixels * ratio * nifti.voxel_volume(source), "mm3", nifti.place(source, (x, y, z)), "RAS mm"
+    grid = members[0].to_file
+    if _as_nifti(members) and grid is not None:
+        source, number = members[0].source, index[0]
+        if members[0].slice >= 0:
+            number = float(np.interp(number, np.arange(len(members)), [row.slice for row in members]))
+        x, y, z = (float(axis) for axis in (grid @ [number, *index[1:], 1.0])[:3])
+        volume = abs(float(np.linalg.det(grid[:3, :3]))) * nifti.voxel_volume(source)
+        return one.pixels * volume, "mm3", nifti.place(source, (x, y, z)), "RAS mm"
     if headers is not None:
         rows, columns = int(headers[0].Rows), int(headers[0].Columns)
         plane = (_to_file(index[-2], shape[-2], rows), _to_file(index[-1], shape[-1], columns))
@@ -369,11 +374,11 @@ def _write_volume(
     """Percentile map and mask on the grid of the source."""
     members = output.rows
     known = context.calibration is not None and context.calibration.maps is not None
-    if "nifti" in context.formats and known and members[0].slice >= 0:
-        if _as_nifti(members, context):
+    if "nifti" in context.formats and known and maps.ndim == 3:
+        if _as_nifti(members):
             _write_nifti(name, members, maps, labels, scale, context)
         elif suffix(members[0].source) in (".nii", ".nii.gz"):
-            _refuse(context, "NIfTI maps: this data set crops or registers its volumes; no map goes back into the file")
+            _refuse(context, "NIfTI maps: this data set does not say where its images lie in their files")
     wanted = [kind for kind in ("seg", "sr", "pm") if kind in context.formats]
     if not wanted or not _is_dicom(members):
         return
@@ -389,10 +394,9 @@ def _write_volume(
 def _write_nifti(
     name: str, members: list[Row], maps: Array, labels: Array, scale: Sequence[float], context: Context
 ) -> None:
-    source, numbers = members[0].source, [row.slice for row in members]
-    shape = nifti.shape_of(source)
-    percent = _on_grid(findings.pixel_percentiles(maps, scale), numbers, shape)
-    mask = _on_grid((labels > 0).astype(np.uint8), numbers, shape, nearest=True)
+    source = members[0].source
+    percent = _on_file(findings.pixel_percentiles(maps, scale), members)
+    mask = _on_file((labels > 0).astype(np.uint8), members)
     for kind, values, largest in (("percentile", percent, 100.0), ("mask", mask, 1.0)):
         path = context.name_for(name, "nifti", f"_{kind}.nii.gz")
         nifti.write_like(source, values, context.folder / path, name=kind, method=context.method, largest=largest)

@@ -49,6 +49,28 @@ def write_like(source: str | Path, values: Array, path: Path, *, name: str, meth
         nibabel.save(kind(values, image.affine, header), partial)
 
 
+def on_grid(values: Array, to_file: Array, shape: tuple[int, int, int], outside: float = 0.0) -> Array:
+    """A map on the grid of a file: linear, or the nearest value of whole numbers.
+
+    Args:
+        values: ``(D, h, w)``.
+        to_file: ``(4, 4)`` from indices of ``values`` to voxels of the file.
+        shape: ``(X, Y, Z)`` of the file.
+        outside: value of voxels that the map does not cover.
+    """
+    from scipy.ndimage import affine_transform
+
+    back = np.linalg.inv(to_file)
+    whole_numbers = values.dtype.kind in "iub"
+    covered = affine_transform(
+        np.ones(values.shape, np.uint8), back[:3, :3], back[:3, 3], shape, order=0, mode="grid-constant"
+    )
+    moved: Array = affine_transform(
+        values, back[:3, :3], back[:3, 3], shape, order=0 if whole_numbers else 1, mode="nearest"
+    )
+    return np.where(covered > 0, moved, np.asarray(outside, values.dtype))
+
+
 def shape_of(source: str | Path) -> tuple[int, int, int]:
     """Shape of the volume in a NIfTI file.
 
