@@ -153,8 +153,8 @@ def prepare_volume(record: Record, *, size: tuple[int, ...], unstripped: Unstrip
     """
     from scipy.ndimage import binary_fill_holes
 
-    *axes, to_file = _in_paper_axes(record, unstripped)
-    low, labels, halved = multi_task_brain(*axes)
+    sequences, truth, spacing, to_file = _in_paper_axes(record, unstripped)
+    low, labels, halved = multi_task_brain(sequences, truth, spacing)
     image = pad_evenly(low[0], MODEL_GRID)
     cut = [had - side for had, side in zip(low[0].shape, MODEL_GRID, strict=True)]
     padded = moving([more // 2 if more > 0 else -(-more // 2) for more in cut])
