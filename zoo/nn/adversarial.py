@@ -78,7 +78,14 @@ def stack_widths(image_size: tuple[int, ...], width: int, max_width: int) -> lis
 
 
 def dcgan_encoder(
-    in_channels: int, image_size: tuple[int, ...], out_channels: int, *, width: int, max_width: int, kernel: int = 4
+    in_channels: int,
+    image_size: tuple[int, ...],
+    out_channels: int,
+    *,
+    width: int,
+    max_width: int,
+    kernel: int = 4,
+    bias: bool = True,
 ) -> nn.Sequential:
     """Strided convolutions with leaky ReLU (0.2), batch norm from the second on, then one over all places left.
 
@@ -89,6 +96,7 @@ def dcgan_encoder(
         width: channels after the first halving.
         max_width: largest number of channels.
         kernel: side of the strided convolutions, 4 or 5.
+        bias: of the first and of the last convolution.
 
     Returns:
         Two parts: all blocks, and the last convolution.
@@ -100,11 +108,11 @@ def dcgan_encoder(
     padding = (kernel - 1) // 2
     blocks: list[nn.Module] = []
     for number, (source, target) in enumerate(itertools.pairwise([in_channels, *widths])):
-        blocks.append(nn.Conv2d(source, target, kernel, stride=2, padding=padding, bias=number == 0))
+        blocks.append(nn.Conv2d(source, target, kernel, stride=2, padding=padding, bias=bias and number == 0))
         blocks += [nn.BatchNorm2d(target)] if number else []
         blocks.append(nn.LeakyReLU(0.2))
     grid = tuple(side // 2 ** len(widths) for side in image_size)
-    return nn.Sequential(nn.Sequential(*blocks), nn.Conv2d(widths[-1], out_channels, grid))
+    return nn.Sequential(nn.Sequential(*blocks), nn.Conv2d(widths[-1], out_channels, grid, bias=bias))
 
 
 def dcgan_decoder(

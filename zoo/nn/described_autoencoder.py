@@ -154,7 +154,6 @@ def patch_encoder(in_channels: int, width: int, latent_dim: int) -> nn.Sequentia
         *(ResampleBlock(source, target, "down") for source, target in itertools.pairwise(widths)),
         nn.Flatten(),
         nn.Linear(widths[-1] * (PATCH // 8) ** 2, widths[-1]),
-        nn.ReLU(),
         nn.Linear(widths[-1], latent_dim),
     )
 

@@ -6,14 +6,14 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Resample = Literal["up", "down", "none"]
+Resample = Literal["up", "down"]
 
 
 class ResampleBlock(nn.Module):
     """Norm, ReLU, 3x3 convolution, twice, plus a 1x1 shortcut.
 
-    ``up`` doubles the sides by nearest neighbours before the first convolution, ``down`` halves them by 2x2 means after
-    the second.
+    ``up`` doubles the sides by nearest neighbours before the first convolution, which changes the channels; ``down``
+    halves them by 2x2 means after the second, which does.
 
     Args:
         source: channels in.
@@ -26,10 +26,11 @@ class ResampleBlock(nn.Module):
         self, source: int, width: int, resample: Resample, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
     ) -> None:
         super().__init__()
-        self.norm1, self.norm2 = norm(source), norm(width)
-        self.conv1 = nn.Conv2d(source, width, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.shortcut = nn.Conv2d(source, width, 1) if source != width or resample != "none" else nn.Identity()
+        between = width if resample == "up" else source
+        self.norm1, self.norm2 = norm(source), norm(between)
+        self.conv1 = nn.Conv2d(source, between, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(between, width, 3, padding=1)
+        self.shortcut = nn.Conv2d(source, width, 1)
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:

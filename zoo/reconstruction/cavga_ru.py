@@ -15,7 +15,6 @@ from zoo.module import Prediction
 from zoo.nn.adversarial import log_players, player_step, realness_loss
 from zoo.nn.convolutional import check_divisible
 from zoo.nn.features import create_backbone
-from zoo.nn.resampling import ResampleBlock
 from zoo.reconstruction._adversarial import Adversarial
 from zoo.scoring.residual import residual_map
 
@@ -81,7 +80,7 @@ class CAVGARu(Adversarial):
         widths = [max(1, hp["latent_dim"] >> level) for level in range(_HALVINGS + 1)]
         layers: list[nn.Module] = []
         for source, target in itertools.pairwise(widths):
-            layers += [ResampleBlock(source, target, "up"), ResampleBlock(target, target, "none")]
+            layers += [DecoderBlock(source, target, double=True), DecoderBlock(target, target)]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(widths[-1], self.in_channels, 3, padding=1))
         self.discriminator = _discriminator(self.in_channels)
 
@@ -134,9 +133,36 @@ class CAVGARu(Adversarial):
         """1 minus the attention, at the image's size; mean absolute error of the mean code's image."""
         maps = self.encoder(image)
         reconstruction = self.decoder(self.to_mean(maps)).float()
-        attention = F.interpolate(self.attention(maps), self.image_size, mode="bilinear", align_corners=False)
+        attention = F.interpolate(self.attention(maps), self.image_size, mode="bilinear", align_corners=True)
         score = residual_map(reconstruction, image, "l1").mean(dim=(1, 2, 3))
         return Prediction(score, 1 - attention, reconstruction)
+
+
+class DecoderBlock(nn.Module):
+    """Convolution, norm, ReLU, convolution, norm, plus shortcut, ReLU.
+
+    Args:
+        source: channels in.
+        width: channels out.
+        double: double the sides after the first convolution, with a 1x1 convolution and a norm as shortcut; else both
+            widths are equal and the input is the shortcut.
+    """
+
+    def __init__(self, source: int, width: int, double: bool = False) -> None:
+        super().__init__()
+        self.doubles = double
+        self.conv1, self.norm1 = nn.Conv2d(source, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+        if self.doubles:
+            self.shortcut, self.shortcut_norm = nn.Conv2d(source, width, 1), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, source, H, W)``."""
+        y, own = self.conv1(x), x
+        if self.doubles:  # by nearest neighbours
+            y, own = (F.interpolate(one, scale_factor=2.0) for one in (y, self.shortcut(x)))
+            own = self.shortcut_norm(own)
+        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(y)))) + own)
 
 
 def _sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

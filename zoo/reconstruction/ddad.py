@@ -31,7 +31,8 @@ class DDAD(AnomalyModule):
         image_size: (H, W) in pixels, multiples of ``2 ** len(hidden_dims)``; the paper: 64.
         in_channels: image channels.
         discrepancy: see above.
-        members: ``autoencoder`` (squared error), ``mem_ae`` (memory of 25 slots on the code), or ``ae_u`` (predicts its
+        members: ``autoencoder`` (squared error), ``mem_ae`` (memory of 25 slots on the code,
+            inner products, no shrinkage), or ``ae_u`` (predicts its
             variance, whose mean over the normative ensemble divides the discrepancy).
         ensemble: members of each ensemble.
         hidden_dims: channels after each halving.
@@ -172,7 +173,7 @@ class Member(nn.Module):
     def __init__(self, kind: str, network: CompactAutoencoder, latent_dim: int) -> None:
         super().__init__()
         self.kind, self.network = kind, network
-        self.memory = Memory(_SLOTS, latent_dim) if kind == "mem_ae" else None
+        self.memory = Memory(_SLOTS, latent_dim, addressing="inner", threshold=0.0) if kind == "mem_ae" else None
 
     def loss(self, image: Tensor) -> Tensor:
         """Squared error; plus the entropy of the memory's addresses; or the Gaussian negative log likelihood."""

@@ -67,10 +67,10 @@ class GANomaly(Adversarial):
         """Create generator (encoder, decoder, second encoder) and discriminator."""
         hp, size = self.hparams, self.image_size
         widths = {"width": hp["width"], "max_width": 8 * hp["width"]}
-        self.encoder = dcgan_encoder(self.in_channels, size, hp["latent_dim"], **widths)
+        self.encoder = dcgan_encoder(self.in_channels, size, hp["latent_dim"], bias=False, **widths)
         self.decoder = dcgan_decoder(hp["latent_dim"], size, self.in_channels, **widths)
-        self.second_encoder = dcgan_encoder(self.in_channels, size, hp["latent_dim"], **widths)
-        self.discriminator = dcgan_encoder(self.in_channels, size, 1, **widths)
+        self.second_encoder = dcgan_encoder(self.in_channels, size, hp["latent_dim"], bias=False, **widths)
+        self.discriminator = dcgan_encoder(self.in_channels, size, 1, bias=False, **widths)
         self.apply(initialise_dcgan)
 
     def players(self) -> tuple[list[nn.Module], ...]:
