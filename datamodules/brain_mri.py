@@ -1,9 +1,11 @@
 """Brain MRI of two sources in ``datamodules/brain``: trained on healthy volunteers, tested on tumours or strokes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from datamodules.base import AnomalyDataModule
 from datamodules.brain import default_source, find_volumes, sources, what_is_there
@@ -20,8 +22,9 @@ from datamodules.brain.preparing import (
 from datamodules.cache import Prepared
 from datamodules.checks import Report
 from datamodules.listing import VOLUMES, list_files
+from datamodules.overview import A_ROW, Tile, facts_of_files, write_tiles
 from datamodules.preprocessing import plain
-from datamodules.reading import Array, BadFile, read_volume_file
+from datamodules.reading import Array, BadFile, read_nifti, read_volume_file
 from datamodules.records import Record, held_out
 from datamodules.registry import DataSet
 from zoo.errors import UserError
@@ -248,25 +251,50 @@ def usage(source: DataSet, root: Path) -> str:
     return f"--data.{part} {source.name} --data.{part}_root {root} --data.{other}_root FOLDER{strip}"
 
 
-def examine(source: DataSet, root: Path) -> Report:
-    """Read all volumes of the source, in each of its sequences."""
+def examine(source: DataSet, root: Path, options: Mapping[str, Any] | None = None, sheet: Path | None = None) -> Report:
+    """Read all volumes of the source, in each of its sequences or in that of ``options``.
+
+    Args:
+        source: one of ``datamodules/brain``.
+        root: any folder above its tree.
+        options: of :class:`BrainMRI`; with ``mode`` every volume is prepared as ``fit`` does.
+        sheet: where a picture with slices of up to twelve volumes of each sequence is written; None: nowhere.
+    """
+    given = {key: value for key, value in (options or {}).items() if key not in ("root", "cache_dir")}
+    sequence, unstripped = given.pop("sequence", None), given.setdefault("unstripped", "refuse")
+    own = source.more["sequences"] or ("t1",)
+    if sequence is not None and sequence not in own:
+        raise UserError(f"--data.sequence: {source.name} has no {sequence}; it has {', '.join(own)}")
+    prepare = data_module(source, **given).preprocessing() if "mode" in given else None
     problems: dict[str, None] = {}
     heads = 0
     opened: set[str] = set()
+    subjects: set[str] = set()
+    images: list[str] = []
     counts: dict[str, int] = {}
-    for sequence in source.more["sequences"] or ("t1",):
+    rows: list[list[Tile]] = []
+    for one in own if sequence is None else (sequence,):
         found: list[BadFile] = []
-        records = list(find_volumes(root, source.name, sequence, found))
-        counts[sequence] = len(records)
+        records = list(find_volumes(root, source.name, one, found))
+        counts[one] = len(records)
         if records or source.more["role"] == "ill":
-            problems.update(dict.fromkeys(str(one) for one in found))
+            problems.update(dict.fromkeys(str(each) for each in found))
+        rows.append([])
         for record in records:
             opened.update(record.files)
+            subjects.add(record.subject)
+            images.append(record.image)
             try:
-                read_volume(record)
+                volume, _, truth = read_volume(record, unstripped)
+                if prepare is not None:
+                    prepare(record)
+                if sheet is not None and len(rows[-1]) < A_ROW:
+                    rows[-1].append(_tile_of(volume, truth))
             except BadFile as problem:
                 if "unstripped" in problem.found and source.more.get("skull", False):  # as published
                     heads += 1
+                    if sheet is not None and len(rows[-1]) < A_ROW:
+                        rows[-1].append(_tile_of(read_nifti(record.image, canonical=True)[0], None))
                 else:
                     problems[str(problem)] = None
     counts = {part: count for part, count in counts.items() if count}
@@ -279,5 +307,17 @@ def examine(source: DataSet, root: Path) -> Report:
     if not counts:
         told = what_is_there(root, source.name)
         problems.setdefault(f"{root}: no volume of {source.name} below it, {told}", None)
+    if sheet is not None and any(rows):
+        write_tiles([row for row in rows if row], sheet)
     notes = [f"{heads} volumes have a skull: strip them, or set data.unstripped strip"] if heads else []
-    return Report({"volumes": max(counts.values(), default=0), **counts}, list(problems), notes)
+    facts = facts_of_files(images) | ({"subjects": str(len(subjects))} if subjects else {})
+    return Report({"volumes": max(counts.values(), default=0), **counts}, list(problems), notes, facts)
+
+
+def _tile_of(volume: Array, truth: Array | None) -> Tile:
+    """The axial slice with the largest outline, else the middle one, with the forehead up and the left on the left."""
+    marked = None if truth is None or not truth.any() else truth != 0
+    plane = volume.shape[2] // 2 if marked is None else int(marked.sum((0, 1)).argmax())
+    mask = np.zeros(volume.shape[:2], bool) if marked is None else marked[..., plane]
+    high = float(np.percentile(volume[volume != 0], 99.5)) if volume.any() else 1.0
+    return Tile(np.rot90(volume[..., plane])[None], np.rot90(mask), (0.0, max(high, 1e-6)))

@@ -64,41 +64,62 @@ def main(argv: list[str]) -> int:
 
 
 def data_options(entry: DataSet, words: list[str]) -> dict[str, Any]:
-    """Options such as ``--data.image_size 64``, as ``fit`` takes them.
+    """Options such as ``--data.image_size 64``, as ``fit`` takes them, also by ``--config FILE``.
+
+    Args:
+        entry: a data set; a source takes the options of the DataModule that composes it.
+        words: of the command line.
 
     Raises:
         UserError: no such option of the data set, or a value that is none.
     """
-    import yaml
+    if not words:
+        return {}
+    import jsonargparse
 
-    known: list[str] = []
-    if not entry.group:
-        data_module = getattr(importlib.import_module(entry.module), entry.class_name)
-        lineage = [one for one in data_module.__mro__ if "__init__" in vars(one) and "card" in dir(one)]
-        known = sorted({name for one in lineage for name in _parameters(one)} - {"self", "common", "options"})
+    owner = entry if entry.class_name else next((one for one in cards().values() if one.sources == entry.group), None)
+    fixed = () if owner is entry else ("train", "test", "train_root", "test_root")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    if owner is not None:
+        parser.add_class_arguments(getattr(importlib.import_module(owner.module), owner.class_name), "data")
+    known = [key.removeprefix("data.") for key in dict(parser.get_defaults(skip_validation=True).items()) if "." in key]
+    known = sorted(key for key in known if key not in fixed)
     found: dict[str, Any] = {}
     rest = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     while rest:
         word = rest.pop(0)
         key = word.removeprefix("--").removeprefix("data.")
-        if not word.startswith("--") or key not in known:
+        if not word.startswith("--") or key not in (*known, "config"):
             close = nearest(key, known) or known
             told = f"nearest: {', '.join('--data.' + one for one in close[:6])}" if known else "this source takes none"
             raise UserError(f"{word}: unknown option of {entry.name}; {told}")
         if not rest:
             raise UserError(f"{word}: a value is expected")
         text = rest.pop(0).strip()
+        if key == "config":
+            found = {**_of_configuration(text, known), **found}
+            continue
         if text.startswith("(") or (text.replace(",", "").replace(".", "").replace("-", "").isdigit() and "," in text):
             text = f"[{text.strip('()')}]"
-        value = yaml.safe_load(text)
-        found[key] = tuple(value) if isinstance(value, list) else value
+        try:
+            found[key] = parser.parse_args([f"--data.{key}={text}"]).data[key]
+        except jsonargparse.ArgumentError as error:
+            of = getattr(owner, "class_name", "")
+            raise UserError(f"--data.{key} {text}: no value for it; `lightning fit --data.help {of}` tells") from error
     return found
 
 
-def _parameters(data_module: type) -> list[str]:
-    import inspect
+def _of_configuration(name: str, known: list[str]) -> dict[str, Any]:
+    """Options in the data section of a configuration, as far as the data set knows them."""
+    from zoo.configs import config_path, read_yaml
 
-    return list(inspect.signature(data_module.__init__).parameters)  # type: ignore[misc]
+    content = read_yaml(config_path(name))
+    section = content.get("data") if isinstance(content, dict) else None
+    given = section.get("init_args") if isinstance(section, dict) else None
+    if not isinstance(given, dict):
+        raise UserError(f"--config {name}: no data.init_args there")
+    plain = {key: value for key, value in given.items() if key in known}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--sheet", metavar="FILE.png", help="write a picture of a few images of every part")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
     check.add_argument("--cache_dir", help="where decoded images are kept")
-    check.epilog = "--data.KEY VALUE: options of the data set, as fit takes them"
+    check.epilog = "--data.KEY VALUE, --config FILE: options of the data set, as fit takes them"
     return parser
 
 
@@ -296,9 +317,7 @@ def examine(entry: DataSet, root: Path, options: dict[str, Any] | None = None, s
         UserError: the layout is not the expected one.
     """
     if entry.group:
-        if sheet is not None:
-            raise UserError(f"--sheet: {entry.name} is a source; look at it through --config {entry.config}")
-        report: Report = home(entry).examine(entry, root)
+        report: Report = home(entry).examine(entry, root, options, sheet)
         return report
     import warnings
 

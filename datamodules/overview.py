@@ -1,20 +1,22 @@
 """What a user wants to know of a data set first: sizes, channels, grey values, spacing, subjects, and how it looks."""
 
 import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from datamodules.listing import RASTER, VOLUMES, kind
-from datamodules.reading import Array, BadFile, picture_size, volume_geometry
+from datamodules.listing import DICOM, NUMPY, RASTER, VOLUMES, kind
+from datamodules.reading import Array, BadFile, Form, array_form, film_form, picture_form, volume_form
 from zoo.files import whole
 
 if TYPE_CHECKING:
     from datamodules.base import AnomalyDataModule
 
-_TILE = 96
-_A_ROW = 12
+_SIDE = 96
+A_ROW = 12
 
 
 def facts(data: "AnomalyDataModule") -> dict[str, str]:
@@ -26,11 +28,7 @@ def facts(data: "AnomalyDataModule") -> dict[str, str]:
     assert data.store is not None
     store = data.store
     found: dict[str, str] = {}
-    sizes = _sizes({record.image for record in data.manifest if record.index is None})
-    if sizes:
-        spelled = sorted("x".join(map(str, size)) for size in sizes)
-        several = f"{len(spelled)} sizes, {'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
-        found["sizes of the files"] = spelled[0] if len(spelled) == 1 else several
+    found |= facts_of_files({record.image for record in data.manifest if record.index is None})
     found["as served"] = f"{'x'.join(map(str, store.shape[1:]))}, {store.shape[0]} channel(s)"
     chosen = np.unique(np.linspace(0, len(store) - 1, min(len(store), 64)).astype(int))
     images = store.image(chosen)
@@ -46,16 +44,33 @@ def facts(data: "AnomalyDataModule") -> dict[str, str]:
     return found
 
 
-def _sizes(files: set[str]) -> set[tuple[int, ...]]:
-    found: set[tuple[int, ...]] = set()
+def facts_of_files(files: Iterable[str]) -> dict[str, str]:
+    """Sizes and depths as the headers tell them; how many files of each depth where there are several."""
+    sizes: set[tuple[int, ...]] = set()
+    stored: Counter[str] = Counter()
     for file in sorted(files):
-        how = kind(file)
+        read = next((read for kinds, read in _FORMS if kind(file) in kinds), None)
         with contextlib.suppress(BadFile):  # told when it is read
-            if how in RASTER:
-                found.add(picture_size(file))
-            elif how in VOLUMES:
-                found.add(volume_geometry(file)[0])
+            if read is not None:
+                size, how = read(file)
+                sizes.add(size)
+                stored[how] += 1
+    found: dict[str, str] = {}
+    if sizes:
+        spelled = sorted("x".join(map(str, size)) for size in sizes)
+        several = f"{len(spelled)} sizes, {'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
+        found["sizes of the files"] = spelled[0] if len(spelled) == 1 else several
+        counted = [f"{how} ({count})" for how, count in stored.most_common()]
+        found["stored as"] = next(iter(stored)) if len(stored) == 1 else ", ".join(counted)
     return found
+
+
+_FORMS: tuple[tuple[tuple[str, ...], Callable[[str], Form]], ...] = (
+    (RASTER, picture_form),
+    (DICOM, film_form),
+    (VOLUMES, volume_form),
+    (NUMPY, array_form),
+)
 
 
 def write_sheet(data: "AnomalyDataModule", path: Path) -> None:
@@ -65,28 +80,45 @@ def write_sheet(data: "AnomalyDataModule", path: Path) -> None:
         data: after ``setup``; of volumes the middle slice is shown.
         path: new picture file.
     """
-    from PIL import Image
-
+    assert data.store is not None
     train, test = data.dataset("train"), data.dataset("test")
     parts = [(train, np.arange(len(train))), *((test, np.flatnonzero(test.labels == label)) for label in (0, 1))]
-    rows = [_row(data, images, positions) for images, positions in parts if len(positions)]
+    rows = []
+    for images, positions in parts:
+        chosen = positions[np.linspace(0, len(positions) - 1, min(A_ROW, len(positions))).astype(int)]
+        where = [images.indices[[position]] for position in chosen]
+        rows.append([Tile(data.store.image(i)[0], data.store.mask(i)[0, 0], data.value_range) for i in where])
+    write_tiles([row for row in rows if row], path)
+
+
+class Tile(NamedTuple):
+    """A picture of a sheet.
+
+    Attributes:
+        image: ``(C, *S)``; of volumes the middle slice is shown.
+        mask: ``S`` bool.
+        bounds: what is black and what is white.
+    """
+
+    image: Array
+    mask: Array
+    bounds: tuple[float, float]
+
+
+def write_tiles(rows: Sequence[Sequence[Tile]], path: Path) -> None:
+    """A picture file with a row of at most twelve tiles a part, their masks outlined in red."""
+    from PIL import Image
+
+    sheet = np.full((len(rows) * (_SIDE + 2), A_ROW * (_SIDE + 2), 3), 255, np.uint8)
+    for row, tiles in enumerate(rows):
+        for column, tile in enumerate(tiles[:A_ROW]):
+            top, left = row * (_SIDE + 2), column * (_SIDE + 2)
+            sheet[top : top + _SIDE, left : left + _SIDE] = _drawn(*tile)
     with whole(path) as partial:
-        Image.fromarray(np.concatenate(rows)).save(partial)
+        Image.fromarray(sheet).save(partial)
 
 
-def _row(data: "AnomalyDataModule", images: Any, positions: Array) -> Array:
-    assert data.store is not None
-    chosen = positions[np.linspace(0, len(positions) - 1, min(_A_ROW, len(positions))).astype(int)]
-    row = np.full((_TILE + 2, _A_ROW * (_TILE + 2), 3), 255, np.uint8)
-    for column, position in enumerate(chosen):
-        where = images.indices[[position]]
-        tile = _tile(data.store.image(where)[0], data.store.mask(where)[0, 0], data.value_range)
-        left = column * (_TILE + 2)
-        row[:_TILE, left : left + _TILE] = tile
-    return row
-
-
-def _tile(image: Array, mask: Array, value_range: tuple[float, float]) -> Array:
+def _drawn(image: Array, mask: Array, value_range: tuple[float, float]) -> Array:
     from PIL import Image
     from scipy.ndimage import binary_erosion
 
@@ -96,7 +128,7 @@ def _tile(image: Array, mask: Array, value_range: tuple[float, float]) -> Array:
     low, high = value_range
     grey = np.clip((np.moveaxis(image, 0, -1) - low) / (high - low), 0, 1)
     colours = np.repeat(grey, 3, -1) if grey.shape[-1] == 1 else grey[..., :3]
-    shown = np.asarray(Image.fromarray(np.uint8(colours * 255)).resize((_TILE, _TILE))).copy()
-    inside = np.asarray(Image.fromarray(mask).resize((_TILE, _TILE)))
+    shown = np.asarray(Image.fromarray(np.uint8(colours * 255)).resize((_SIDE, _SIDE))).copy()
+    inside = np.asarray(Image.fromarray(mask).resize((_SIDE, _SIDE)))
     shown[inside & ~binary_erosion(inside)] = (255, 0, 0)
     return shown

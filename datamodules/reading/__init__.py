@@ -4,11 +4,11 @@ One file a kind: pictures, DICOM films, volumes, arrays. Every reader is guarded
 :mod:`datamodules.reading.guard`.
 """
 
-from datamodules.reading.arrays import read_array_file, refuse_inflated_archive
-from datamodules.reading.films import Dicom, read_dicom, read_film
-from datamodules.reading.guard import Array, BadFile, Bounds, Decoded, refuse_size, size_limit, sniff
-from datamodules.reading.pictures import picture_size, read_mask_file, read_picture_file, read_raster
-from datamodules.reading.volumes import Volume, read_nifti, read_volume_file, volume_geometry
+from datamodules.reading.arrays import array_form, read_array_file, refuse_inflated_archive
+from datamodules.reading.films import Dicom, film_form, read_dicom, read_film
+from datamodules.reading.guard import Array, BadFile, Bounds, Decoded, Form, refuse_size, size_limit, sniff
+from datamodules.reading.pictures import picture_form, picture_size, read_mask_file, read_picture_file, read_raster
+from datamodules.reading.volumes import Volume, read_nifti, read_volume_file, volume_form, volume_geometry
 
 __all__ = [
     "Array",
@@ -16,7 +16,11 @@ __all__ = [
     "Bounds",
     "Decoded",
     "Dicom",
+    "Form",
     "Volume",
+    "array_form",
+    "film_form",
+    "picture_form",
     "picture_size",
     "read_array_file",
     "read_dicom",
@@ -30,5 +34,6 @@ __all__ = [
     "refuse_size",
     "size_limit",
     "sniff",
+    "volume_form",
     "volume_geometry",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.reading.guard import BadFile, Decoded, finite, guarded, range_of_type, real, refuse_size
+from datamodules.reading.guard import BadFile, Decoded, Form, finite, guarded, range_of_type, real, refuse_size
 
 
 @guarded("unreadable array", "save it again with numpy.save")
@@ -35,27 +35,42 @@ def read_array_file(path: str | Path) -> Decoded:
     return Decoded(values.astype(np.float32) if values.dtype.kind == "f" else values, stated)
 
 
-def _check_headers(path: str | Path) -> None:
+@guarded("unreadable array", "save it again with numpy.save")
+def array_form(path: str | Path) -> Form:
+    """Shape and type of the first array of a file, from its header.
+
+    Raises:
+        BadFile: as :func:`read_array_file`.
+    """
+    shape, dtype = _check_headers(path)[0]
+    return Form(shape, f"{dtype} array")
+
+
+def _check_headers(path: str | Path) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shapes and types of all arrays of a file, from their headers."""
     if not zipfile.is_zipfile(path):
         with Path(path).open("rb") as stream:
-            _check_header(path, stream)
-        return
+            return [_check_header(path, stream)]
+    found = []
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as stream:
                 if member.filename.endswith(".npy"):
-                    _check_header(path, stream)
+                    found.append(_check_header(path, stream))
                 else:
                     raise BadFile(path, f"a file {member.filename[:40]}", "an .npz with one image array is expected")
+    if not found:
+        raise BadFile(path, "no array", "an .npz with one image array is expected")
+    return found
 
 
-def _check_header(path: str | Path, stream: Any) -> None:
+def _check_header(path: str | Path, stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
     real(path, np.empty(0, dtype))
     refuse_size(path, shape or (1,))
+    return shape, dtype
 
 
 def refuse_inflated_archive(path: str | Path) -> None:

@@ -13,6 +13,7 @@ from datamodules.reading.guard import (
     BadFile,
     Bounds,
     Decoded,
+    Form,
     finite,
     guarded,
     refuse_size,
@@ -109,6 +110,22 @@ def read_film(path: str | Path, *, shown_as_stated: bool) -> Decoded:
     inverted = str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1"
     inverted |= str(header.get("PresentationLUTShape", "")) == "INVERSE"
     return Decoded(finite(path, np.asarray(values, np.float32)[..., None]), stated, inverted)
+
+
+@guarded("a damaged DICOM header", "fetch the file again")
+def film_form(path: str | Path) -> Form:
+    """Size and depth of a DICOM film from its header, without its pixels.
+
+    Raises:
+        BadFile: a damaged header.
+    """
+    import pydicom
+
+    refuse_inflation(path)
+    header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    bits, signed = int(header.get("BitsStored", 16)), int(header.get("PixelRepresentation", 0)) == 1
+    colours = "grey" if int(header.get("SamplesPerPixel", 1)) == 1 else "colour"
+    return Form((int(header.Rows), int(header.Columns)), f"{bits}-bit {'signed ' * signed}{colours} DICOM")
 
 
 def _through_window(header: Any, values: Array, window: Bounds) -> tuple[Array, Bounds]:

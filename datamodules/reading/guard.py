@@ -52,6 +52,18 @@ class Decoded(NamedTuple):
     lossy: bool = False
 
 
+class Form(NamedTuple):
+    """What a file's header says of its values.
+
+    Attributes:
+        size: sides in pixels or voxels, ``(H, W)`` or ``(X, Y, Z)``.
+        stored: how values are stored, in words: ``8-bit grey``, ``12-bit grey DICOM``, ``int16 volume``.
+    """
+
+    size: tuple[int, ...]
+    stored: str
+
+
 def size_limit() -> int:
     """Largest number of pixels or voxels of one file that is decoded; ``UAD_MAX_MEGAPIXELS`` (million) raises it.
 

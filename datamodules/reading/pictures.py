@@ -11,6 +11,7 @@ from datamodules.reading.guard import (
     Array,
     BadFile,
     Decoded,
+    Form,
     finite,
     guarded,
     range_of_type,
@@ -84,9 +85,40 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         BadFile: as :func:`read_picture_file`.
     """
     with _opened(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (width, height) if turned else (height, width)
+        return _size_as_shown(image)
+
+
+@guarded("damaged image", "remove it or fetch it again")
+def picture_form(path: str | Path) -> Form:
+    """Size and depth of a picture from its header.
+
+    Raises:
+        BadFile: as :func:`read_picture_file`.
+    """
+    with _opened(path) as image:
+        if image.format == "TIFF":
+            import tifffile
+
+            with tifffile.TiffFile(path) as file:
+                page: Any = file.pages[0]
+                kind_of = {"f": "float ", "i": "signed "}.get(page.dtype.kind, "") if page.dtype is not None else ""
+                return Form(_size_as_shown(image), f"{page.bitspersample}-bit {kind_of}{_colours(image.mode)} TIFF")
+        depth = _png_depth(path) if image.format == "PNG" else _DEPTHS.get(image.mode, 8)
+        return Form(_size_as_shown(image), f"{depth}-bit {_colours(image.mode)} {image.format}")
+
+
+_DEPTHS = {"1": 1, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "F": 32}
+
+
+def _colours(mode: str) -> str:
+    words = {"P": "palette", "PA": "palette", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "CMYK", "YCbCr": "colour"}
+    return words.get(mode, "colour" if mode == "tifffile" else "grey")
+
+
+def _size_as_shown(image: Any) -> tuple[int, int]:
+    width, height = image.size
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
 
 
 def _opened(path: str | Path) -> Any:

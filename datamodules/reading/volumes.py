@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.listing import ITK, NIFTI, kind
-from datamodules.reading.guard import Array, BadFile, Bounds, finite, guarded, range_of_type, real, refuse_size
+from datamodules.reading.guard import Array, BadFile, Bounds, Form, finite, guarded, range_of_type, real, refuse_size
 
 
 class Volume(NamedTuple):
@@ -83,6 +83,24 @@ def volume_geometry(path: str | Path) -> tuple[tuple[int, ...], Array]:
     """
     image: Any = _load_itk(path) if kind(path) in ITK else _load_nibabel(path)
     return tuple(image.shape[:3]), np.asarray(image.affine, np.float64)
+
+
+@guarded(_damaged, "fetch the file again")
+def volume_form(path: str | Path) -> Form:
+    """Size and type of a volume from its header.
+
+    Raises:
+        BadFile: as :func:`read_volume_file`.
+    """
+    if kind(path) not in ITK:
+        image = _load_nibabel(path)
+        return Form(tuple(image.shape), f"{image.get_data_dtype()} volume")
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    reader.ReadImageInformation()
+    return Form(tuple(reader.GetSize()), f"{sitk.GetPixelIDValueAsString(reader.GetPixelID())} volume")
 
 
 def _load_nibabel(path: str | Path) -> Any:
