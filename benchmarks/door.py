@@ -26,6 +26,7 @@ _LARGEST_PANEL = 1 << 25
 _LARGEST_SIDE = 1024  # of a gallery's picture
 _LARGEST_NUMBER = 1e39  # float32 ends below
 _MOST_METRICS = 500
+_MOST_REMARKS = 20
 _TEXTS = ("method", "dataset", "device", "config_sha256", "data_fingerprint")
 _NUMBERS = ("seed", "fit_seconds", "images_per_second", "peak_memory_bytes", "parameters", "threads")
 _GROUPS = ("versions", "units", "metrics", "pixel_shortcuts", "certified_intervals")
@@ -90,6 +91,9 @@ def problem_of_content(content: dict[str, Any]) -> str | None:
             return f"metrics.json: {key} does not hold names with values"
     if not isinstance(content.get("phantom", False), bool):
         return "metrics.json: phantom is neither true nor false"
+    remarks = content.get("remarks", [])
+    if not isinstance(remarks, list) or not all(isinstance(one, str) for one in remarks[:_MOST_REMARKS]):
+        return "metrics.json: remarks is no list of texts"
     versions = content.get("versions") or {}
     if not all(isinstance(value, str) for value in versions.values()):
         return "metrics.json: versions holds other things than texts"
@@ -103,6 +107,11 @@ def problem_of_content(content: dict[str, Any]) -> str | None:
         if not _METRIC.fullmatch(level) or not _are_counts(counts):
             return f"metrics.json: units of {plain_line(level, 40)} are no counts"
     return None
+
+
+def remarks_of(content: Mapping[str, Any]) -> list[str]:
+    """What a checked ``metrics.json`` says that its run leaves out of the method's paper, in plain lines."""
+    return [plain_line(one) for one in content.get("remarks", [])[:_MOST_REMARKS]]
 
 
 def is_number(value: Any) -> bool:

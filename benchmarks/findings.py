@@ -43,13 +43,21 @@ def conclusions(rows: list[Row], datasets: list[DataSet]) -> list[tuple[str, lis
 def _of_dataset(rows: list[Row], data: DataSet) -> list[str]:
     done = [row for row in rows if row.seeds and not np.isnan(row.means[PRIMARY])]
     if not done:
-        return ["No method has a result here."]
+        return ["No method has a result here.", *_remarks(rows)]
     best = next(row for row in done if row.best)
     sentences = [*_shortcut(done, best, data), _difference(done, best), *_copies(best, data), *_maps(done, data)]
     missing = [row.method for row in rows if row.missing]
     if missing:
         sentences.append(f"Results are missing of {listed(missing)}.")
-    return sentences
+    return [*sentences, *_remarks(rows)]
+
+
+def _remarks(rows: list[Row]) -> list[str]:
+    """What was left out of methods' papers, with the methods that it concerns."""
+    found = dict.fromkeys(one for row in rows for one in row.remarks)
+    return [
+        f"Not as the paper has it: {one} ({listed([r.method for r in rows if one in r.remarks])})." for one in found
+    ]
 
 
 def _shortcut(rows: list[Row], best: Row, data: DataSet) -> list[str]:

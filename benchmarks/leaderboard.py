@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.door import problem_of_cell
+from benchmarks.door import problem_of_cell, remarks_of
 from benchmarks.results import SEMI_SUPERVISED, Result
 from benchmarks.selection import Choice, read_choice
 from zoo.metrics.functional import auroc, evaluate
@@ -44,6 +44,7 @@ class Row(NamedTuple):
         without_copies: like ``interval``, without the test images that look like a training image; nan without any.
         repeated: every seed gave the same scores: no spread over seeds can be told.
         missing: seeds without a result -> why.
+        remarks: what its runs leave out or replace of the method's paper.
         choice: the image AUROC by the way that the checkpoint is chosen, mean over seeds; None where not compared.
     """
 
@@ -62,6 +63,7 @@ class Row(NamedTuple):
     without_copies: Interval = _NOTHING
     repeated: bool = False
     missing: Mapping[int, str] = {}
+    remarks: tuple[str, ...] = ()
     choice: Choice | None = None
 
 
@@ -194,6 +196,7 @@ def _row(cells: list[Result], names: list[str], best: bool, p_value: float, stro
         any(bool(cell.content.get("phantom")) for cell in cells),
         _mean_interval([_interval(_kept(cell)) for cell in cells]) if _copies(cells[0]).any() else _NOTHING,
         repeated,
+        remarks=tuple(dict.fromkeys(one for cell in cells for one in remarks_of(cell.content))),
         choice=Choice(*np.mean(choices, 0).tolist()) if choices else None,
     )
 

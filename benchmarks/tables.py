@@ -60,7 +60,12 @@ def as_markdown(name: str, rows: list[Row], datasets: list[DataSet], published: 
         phantom = " (PHANTOM: generated data, no statement on real images)" if marked else ""
         lines += [f"## {dataset}{phantom}", ""]
         if dataset in about:
-            lines += [f"{counts_text(about[dataset])}.", "", *(f"- {one}" for one in told[dataset]), ""]
+            lines += [
+                f"{counts_text(about[dataset])}.",
+                "",
+                *(f"- {_as_markdown_text(one)}" for one in told[dataset]),
+                "",
+            ]
         lines += _markdown_table(here, rows, about.get(dataset), published, notes)
         lines += ["", f"Without learning ({heading(PRIMARY)}): {_told(about.get(dataset)) or 'unknown'}.", ""]
     for sentence in told.get("", []):

@@ -119,6 +119,11 @@ class AnomalyModule(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define detect")
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the settings leave out or replace of the method's paper, a sentence each; results carry them."""
+        return ()
+
     def prepare_fit(self, data: DataSource | None) -> None:
         """Look at the data once before a fit begins.
 

@@ -90,7 +90,7 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
         seed: of the run.
 
     Returns:
-        dict: method, dataset, seed, phantom, semi_supervised, parameters, device, versions, config_sha256,
+        dict: method, dataset, seed, phantom, semi_supervised, remarks, parameters, device, versions, config_sha256,
         data_fingerprint.
     """
     import torch
@@ -104,6 +104,7 @@ def provenance(model: "AnomalyModule", trainer: "Trainer", config: str, seed: in
         "seed": seed,
         "phantom": bool(getattr(data, "phantom", False)),
         "semi_supervised": bool(getattr(data, "unlabeled", False)),
+        "remarks": list(model.remarks),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": device_name(model),
         "threads": torch.get_num_threads(),

@@ -101,7 +101,9 @@ def test_a_method_of_whole_volumes_stands_beside_methods_of_slices(tmp_path):
     pictures = {f"{n}_{kind}": np.zeros((4, 4), np.uint8) for n in (0, 1) for kind in ("input", "map")}
     for method in ("conv", "dfr"):
         folder = write_cell(tmp_path, method, 0, noisy(1.0, 2))
-        np.savez(folder / "gallery.npz", names=np.array(["case001", "case002"]), **pictures)
+        np.savez(
+            folder / "gallery.npz", names=np.array(["case001", "case002"]), cases=np.array(["p1", "p2"]), **pictures
+        )
     folder = write_cell(tmp_path, "a_statistic", 0, noisy(1.0, 2), units={"image": {"units": 2, "anomalous": 2}})
     (folder / "scores.csv").write_text("id,subject,label,score,mean,copy_of\nv1,p1,1,0.5,0.5,\nv2,p2,1,0.4,0.1,\n")
     np.savez(folder / "gallery.npz", names=np.array(["v1", "v2"]), **pictures)
@@ -111,8 +113,21 @@ def test_a_method_of_whole_volumes_stands_beside_methods_of_slices(tmp_path):
     assert data.units["image"] == {"units": COUNT, "anomalous": 60}
     assert data.shortcuts[0].auroc == pytest.approx(0.816, abs=0.001)
     gallery = gallery_of({cell.method: cell for cell in cells}, {})
-    assert {case.case.name for case in gallery.pictures} == {"case001", "case002"}
-    assert all(set(case.maps) == {"conv", "dfr"} for case in gallery.pictures)
+    assert {picture.case.name for picture in gallery.pictures} == {"p1", "p2"}
+    assert all(set(slide.maps) == {"conv", "dfr"} for picture in gallery.pictures for slide in picture.slides)
+
+
+def test_what_runs_leave_out_of_a_paper_is_told(tmp_path):
+    write_cell(tmp_path, "plain", 0, noisy(1.0, 2))
+    for method in ("T1", "T2"):
+        write_cell(tmp_path, method, 0, noisy(1.0, 3), remarks=["blends from <b>inverted</b> images"])
+    assert not write_report([tmp_path], tmp_path, {})
+    told = "Not as the paper has it: blends from {}inverted{}/b> images (T1 and T2)."
+    assert told.format("&lt;b>", "&lt;") in (tmp_path / "leaderboard.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Not as the paper has it: blends from &lt;b&gt;inverted&lt;/b&gt; images (T1 and T2)." in page
+    write_cell(tmp_path, "broken", 0, noisy(1.0, 3), remarks="a text")
+    assert "remarks is no list" in next(iter(read_results([tmp_path]).damaged.values()))
 
 
 def test_conclusions_follow_from_tests_and_counts(board):

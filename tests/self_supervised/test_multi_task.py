@@ -217,3 +217,14 @@ def test_both_paths_make_the_same_samples(size):
     assert float((label - other_label).abs().max()) <= 1e-3
     assert float(label.flatten(1).amax(1).median()) > 0.02
     assert torch.equal(batch["image"], image)
+
+
+def test_the_missing_other_data_set_is_told():
+    """In `metrics.json` through the run's provenance, and by an ensemble for its members."""
+    small = {"image_size": 32, "depth": 3, "width": 4, "positions": 2}
+    model = zoo.create_model("multi_task", **small)
+    assert "inverted images" in model.remarks[0]
+    assert zoo.create_model("multi_task", other_images="somewhere", **small).remarks == ()
+    members = json.dumps([["multi_task", {**small, "in_channels": 1, "fold": fold}] for fold in (0, 1)])
+    assert zoo.create_model("ensemble", image_size=32, members=members).remarks == model.remarks
+    assert zoo.create_model("fae", image_size=64, weights="random").remarks == ()

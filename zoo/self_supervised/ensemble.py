@@ -61,6 +61,12 @@ class Ensemble(AnomalyModule):
     ) -> None:
         super().__init__()
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Those of the members, each once."""
+        members: list[Any] = list(self.members)
+        return tuple(dict.fromkeys(one for member in members for one in member.remarks))
+
     def build(self) -> None:
         """Load the members, or rebuild them for their weights to follow."""
         if self.hparams["members"]:

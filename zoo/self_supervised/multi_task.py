@@ -130,6 +130,13 @@ class MultiTaskUNet(AnomalyModule):
         return tuple(TASK_NAMES[task] for task in self._tasks[0])
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """That the other data set is missing, which every fold trains on or validates with."""
+        if self.hparams["other_images"] is not None:
+            return ()
+        return ("inter-data-set blends without another data set (other_images): from inverted images of the same set",)
+
+    @property
     def _tasks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         fold: int = self.hparams["fold"]
         return task_folds(self.hparams["num_train_tasks"])[fold]
