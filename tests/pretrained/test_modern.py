@@ -9,10 +9,14 @@ import zoo
 from datamodules import Folder
 from zoo.errors import UserError
 from zoo.nn.attention import GridPositions, neighbourhood
+from zoo.nn.features import FeatureExtractor
 from zoo.nn.local_patches import local_patches
 from zoo.nn.losses import gate_gradient, global_cosine
+from zoo.nn.stable_adamw import StableAdamW
 from zoo.pretrained.cflow import CFLOW
 from zoo.pretrained.cs_flow import _CrossCoupling
+from zoo.pretrained.dinomaly import LinearAttention
+from zoo.pretrained.inp_former import PrototypeAttention
 from zoo.pretrained.rd_plus_plus import _projector, add_noise
 from zoo.registry import load_class, methods
 from zoo.synthetic.perlin import fractal_noise
@@ -46,6 +50,8 @@ def trained_parameters(model):
         ("cflow", 64, {"backbone": "resnet18"}, 8.6e6),
         ("simplenet", 64, {"backbone": "resnet18"}, 3.94e6),
         ("mkd", 32, {}, 0.344e6),
+        ("dinomaly", 56, {"backbone": "vit_small_patch14_reg4_dinov2"}, 15.38e6),
+        ("inp_former", 56, {"backbone": "vit_small_patch14_reg4_dinov2"}, 17.15e6),
         ("cfa", 64, {"backbone": "resnet18"}, (448 + 2) * 448 + 448 + 1),
     ],
 )
@@ -223,3 +229,50 @@ class _Give(nn.Module):
 
     def forward(self, x):
         return x if self.values is None else self.values
+
+
+def test_linear_attention_is_an_average_with_positive_weights_and_follows_permutations():
+    torch.manual_seed(0)
+    attention, x = LinearAttention(8, 2), torch.randn(1, 5, 8)
+    q, k, v = (part[0].view(5, 2, 4).transpose(0, 1) for part in attention.qkv(x).chunk(3, dim=-1))
+    weights = (nn.functional.elu(q) + 1) @ (nn.functional.elu(k) + 1).mT
+    assert bool((weights > 0).all())
+    wanted = attention.proj(((weights / weights.sum(dim=2, keepdim=True)) @ v).transpose(0, 1).flatten(1))
+    assert torch.allclose(attention(x)[0], wanted, atol=1e-6)
+    order = torch.randperm(5)
+    assert torch.allclose(attention(x[:, order]), attention(x)[:, order], atol=1e-6)
+
+
+def test_prototypes_of_zero_give_the_same_answer_everywhere():
+    torch.manual_seed(0)
+    attention = PrototypeAttention(8, 2)
+    found = attention(torch.randn(2, 5, 8), torch.zeros(2, 3, 8))
+    assert torch.allclose(found, found[:, :1].expand_as(found), atol=1e-6)
+
+
+def test_tokens_keep_class_and_registers_and_maps_are_without_them():
+    extractor = FeatureExtractor("vit_small_patch14_reg4_dinov2", ("blocks.1",), weights="random").eval()
+    image = torch.rand(1, 3, 56, 42)
+    (tokens,), grid = extractor.tokens(image)
+    assert grid == (4, 3)
+    assert tokens.shape == (1, 5 + 12, 384)
+    assert torch.equal(extractor(image)[0], tokens[:, 5:].mT.unflatten(2, grid))
+
+
+def test_stable_adamw_is_adamw_until_a_gradient_exceeds_its_history():
+    torch.manual_seed(0)
+    start, gradient = torch.randn(50), torch.randn(50)
+    pairs = []
+    for made in (StableAdamW, torch.optim.AdamW):
+        parameter = nn.Parameter(start.clone())
+        optimizer = made([parameter], lr=1e-2, weight_decay=0.1, amsgrad=True)
+        steps = []
+        for factor in (1.0, 1.0, 0.5, 100.0):
+            before = parameter.detach().clone()
+            parameter.grad = factor * gradient
+            optimizer.step()
+            steps.append(parameter.detach() - before)
+        pairs.append(steps)
+    for number in range(3):
+        assert torch.allclose(pairs[0][number], pairs[1][number], atol=1e-6)
+    assert float(pairs[0][3].norm()) < 0.5 * float(pairs[1][3].norm())
