@@ -34,7 +34,7 @@ class StableAdamW(Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all parameters that have a gradient."""
         loss = None
         if closure is not None:

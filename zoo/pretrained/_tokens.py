@@ -18,6 +18,7 @@ from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import pool_map
 from zoo.scoring.residual import cosine_map
 
+_BLOCKS = tuple(f"blocks.{number}" for number in range(2, 10))
 _WARM_UP = 100  # steps
 _MAP_SIDE = 256  # at which maps are smoothed and scored
 _TAPS = 5  # of the Gaussian of 4 pixels: it ends far within the deviation
@@ -51,7 +52,7 @@ class TokenReconstruction(FrozenFeatures):
         self,
         *,
         backbone: str = "vit_base_patch14_reg4_dinov2",
-        layers: tuple[str, ...] = tuple(f"blocks.{number}" for number in range(2, 10)),
+        layers: tuple[str, ...] = _BLOCKS,
         lr: float = 2e-3,
         final_lr: float = 2e-4,
         weight_decay: float = 1e-4,
@@ -119,7 +120,7 @@ class TokenReconstruction(FrozenFeatures):
         """StableAdamW with amsgrad; the rate rises for 100 steps and falls along a cosine to ``final_lr``."""
         hp, total = self.hparams, max(1, self.optimise_batches)
         optimizer = StableAdamW(trained(self), hp["lr"], eps=1e-10, weight_decay=hp["weight_decay"], amsgrad=True)
-        warm_up, lowest = min(_WARM_UP, total // 2), hp["final_lr"] / hp["lr"]
+        warm_up, lowest = min(_WARM_UP, total // 2), float(hp["final_lr"] / hp["lr"])
 
         def rate(step: int) -> float:
             if step < warm_up:
@@ -130,7 +131,7 @@ class TokenReconstruction(FrozenFeatures):
         return each_step(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate))
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
-        """Mean over the groups of 1 - cosine, smoothed at 256 pixels; the score is the mean of the highest hundredth."""
+        """Mean over the groups of 1 - cosine, smoothed at 256 pixels; the score is the highest hundredth's mean."""
         size = image.shape[2:]
         maps = [
             F.interpolate(cosine_map(a, b), size=size, mode="bilinear", align_corners=True)
