@@ -20,6 +20,7 @@ from zoo.nn.contrastive import (
     random_crop_and_turn,
 )
 from zoo.nn.density import fit_mixture, log_density
+from zoo.nn.patches import NEIGHBOURS, cut_patches, neighbouring_patches
 from zoo.registry import load_class, methods
 from zoo.self_supervised.ccd import strong_copies, weak_view
 
@@ -128,6 +129,42 @@ def test_its_checkpoint_is_a_backbone_for_padim_and_igd(image_folder, quiet_trai
         )
         maps.append(one.eval()(torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))).anomaly_map)
     assert not torch.allclose(*maps)
+
+
+def test_neighbours_touch_in_the_direction_that_is_told():
+    torch.manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(70.0), torch.arange(96.0), indexing="ij")
+    image = torch.stack([rows, columns]).expand(200, -1, -1, -1)
+    patch, neighbour, place = neighbouring_patches(image, 32)
+    assert patch.shape == neighbour.shape == (200, 2, 32, 32)
+    corners, others = patch[:, :, 0, 0], neighbour[:, :, 0, 0]
+    assert torch.equal(patch, corners[:, :, None, None] + image[0, :, :32, :32])
+    assert torch.equal(others - corners, torch.tensor(NEIGHBOURS)[place].float() * 32)
+    assert len(place.unique()) == len(NEIGHBOURS) == 8
+    assert len(corners[:, 1].unique()) > 20
+
+
+def test_the_model_of_patches_learns_where_neighbours_lie(quiet_trainer, image_folder):
+    seed_everything(0, verbose=False)
+    model = load_class("ccd")(image_size=64, in_channels=1, backbone="resnet10t", scale="patch", lr=0.05)
+    model.configure_model()
+    before = model.places.weight.detach().clone()
+    logged = []
+    model.log_dict = lambda parts, **_: logged.append({key: float(value) for key, value in parts.items()})
+    data = Folder(root=str(image_folder), image_size=64, batch_size=3)
+    quiet_trainer(max_steps=2, limit_val_batches=0).fit(model, data)
+    assert logged[0]["train/loss"] == pytest.approx(
+        sum(logged[0][f"train/{part}"] for part in ("contrast", "class", "place")), rel=1e-5
+    )
+    assert set(logged[0]) == {"train/loss", "train/contrast", "train/class", "train/place"}
+    assert not torch.equal(model.places.weight, before)
+    image = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        patches = cut_patches(image.expand(-1, 3, -1, -1), 32, 16)
+        mean = model.eval().embed(patches).double().view(2, 9, -1).mean(1)
+        torch.testing.assert_close(model(image).anomaly_score, model.gaussian.distance(mean))
+    with pytest.raises(UserError, match="at least 64"):
+        zoo.create_model("ccd_patch", image_size=48, backbone="resnet10t")
 
 
 def test_mixture_finds_three_blobs():
