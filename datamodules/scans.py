@@ -82,7 +82,7 @@ class Scans(Collection):
         return cls(root=str(root), **options)
 
     @property
-    def slices_as_stored(self) -> bool:  # type: ignore[override]
+    def slices_as_stored(self) -> bool:
         """Slices are turned to radiological order, those without foreground are left out."""
         return False
 
