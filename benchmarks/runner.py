@@ -1,7 +1,9 @@
 """Runs cells in subprocesses of their own: what crashes, hangs or eats the memory fails alone."""
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -31,6 +33,7 @@ from zoo.files import held, write_text
 
 POLL_SECONDS = 0.02
 _KILLED = "killed by"
+_FULL = os.strerror(errno.ENOSPC)
 TRIES_MORE = 2  # for a cell whose process was killed from outside
 _INTERRUPTIONS = (_KILLED, "took longer", "used more", "members not finished", "asks for")  # not the cell's mistake
 WATCH_SECONDS = 0.5
@@ -85,7 +88,8 @@ def _problem_of_results(folder: Path) -> str | None:
 def prepare(folder: Path, cell: Cell) -> None:
     """Make the folder; an interrupted run is resumed, what another configuration or a mistake left is removed."""
     status = read_status(folder)
-    mistaken = status.get("status") == "failed" and not str(status.get("reason")).startswith(_INTERRUPTIONS)
+    reason = str(status.get("reason"))
+    mistaken = status.get("status") == "failed" and not reason.startswith(_INTERRUPTIONS) and _FULL not in reason
     if folder.exists() and (status.get("fingerprint") != cell.fingerprint or mistaken or _damaged(folder)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -266,10 +266,15 @@ class AnomalyDataModule(LightningDataModule):
                 warnings.warn(f"{target}: damaged ({problem}); made again")
                 shutil.rmtree(target)
             if problem is not None:
-                part = target.with_name(f"{target.name}.part-{os.getpid()}")
-                self.write_phantom(part)
-                seal(part, checksums_of(target))
-                part.replace(target)
+                for stale in target.parent.glob(f"*{target.name}.part*"):  # of a killed process; the lock is ours
+                    shutil.rmtree(stale, ignore_errors=True)
+                part = target.with_name(f"{target.name}.part")
+                try:
+                    self.write_phantom(part)
+                    seal(part, checksums_of(target))
+                    part.replace(target)
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
         return target
 
     # ---- Lightning ------------------------------------------------------------------------------------------------

@@ -52,6 +52,39 @@ def whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def named(path: Path, written: Path | None = None) -> Iterator[None]:
+    """Let a failure to write name ``path``.
+
+    Args:
+        path: to be named.
+        written: the file or folder that is written, None: ``path``. Failures that name another file pass unchanged.
+
+    Raises:
+        OSError: see above; ``filename`` is ``path``.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (cause := _disk_error(error, written or path)) is not None:
+            number = cause.errno or errno.EIO
+            raise OSError(number, cause.strerror or os.strerror(number), str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder that is to be filled; it is removed if the block fails, unless it was there before."""
+    before = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        if not before:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def write_text(path: Path, text: str, *, shared: bool = False) -> None:
     """Write a UTF-8 text file, whole or not at all; see :func:`whole`."""
     with whole(path, shared=shared) as partial:
@@ -103,6 +136,9 @@ def _disk_error(error: BaseException, partial: Path) -> OSError | None:
             about = link.filename
             ours = about is None or Path(os.fsdecode(about)) == partial or partial in Path(os.fsdecode(about)).parents
             return link if ours else None
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # what writers of other languages say
+            if os.strerror(number) in str(link):
+                return OSError(number, os.strerror(number))
         link = link.__cause__ or link.__context__
     return None
 

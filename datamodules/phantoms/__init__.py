@@ -23,6 +23,7 @@ from typing import Any
 
 from datamodules.phantoms.storage import TRUTH, Result, Settings, Truth, write_csv
 from datamodules.registry import PHANTOM_PRESETS, data_sets
+from zoo.files import named
 
 #: Raised whenever the same arguments would give other pixels.
 VERSION = 3
@@ -137,9 +138,10 @@ def write(
     root.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        truth = _render_all(folder, settings, workers)
-        write_csv(folder / TRUTH / "truth.csv", Truth._fields, truth)
-        (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+        with named(root, folder):
+            truth = _render_all(folder, settings, workers)
+            write_csv(folder / TRUTH / "truth.csv", Truth._fields, truth)
+            (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
         folder.chmod(0o755)
         try:
             folder.replace(root)

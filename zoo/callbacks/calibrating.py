@@ -108,6 +108,8 @@ class Calibrating(Callback):
         """
         import zoo
 
+        if self.gathering.failure is not None:
+            raise self.gathering.failure
         rows, cases = self.gathering.rows, self.case_scores(rule)
         known = self.maps(cases)
         means = np.array([row.statistics for row in rows])

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.errors import UserError
+from zoo.files import named
 from zoo.metrics.shortcuts import PIXEL_STATISTICS, image_statistics
 from zoo.sample import cases_of
 
@@ -61,6 +62,7 @@ class Gathering:
         self.rows: list[Row] = []
         self.shape: tuple[int, ...] = ()
         self.channels = 1
+        self.failure: OSError | None = None  # that ended the keeping of maps; the scores are kept all the same
         self._count = 0
 
     def add(
@@ -80,19 +82,17 @@ class Gathering:
         filled = None if inside is None else inside.detach().cpu().numpy()
         found = image_statistics(images, filled)
         statistics = zip(*(found[name].tolist() for name in PIXEL_STATISTICS), strict=True)
-        first = self._count if outputs.anomaly_map is not None else -1
-        if outputs.anomaly_map is not None:
-            maps = outputs.anomaly_map.detach().float().cpu().numpy()[:, 0]
-            self.shape = maps.shape[1:]
-            self._append("maps", np.ascontiguousarray(maps, np.float32))
-            bits = np.ones(maps.shape, bool) if filled is None else filled[:, 0]
-            self._append("inside", np.packbits(bits.reshape(len(bits), -1), axis=1))
-            if self.pictures:
-                low, high = value_range
-                scaled = np.clip((images - low) / max(high - low, 1e-12), 0, 1) * 255
-                self.channels = images.shape[1]
-                self._append("pictures", np.rint(scaled).astype(np.uint8))
-            self._count += len(maps)
+        first = self._count
+        if outputs.anomaly_map is None or self.failure is not None:
+            first = -1
+        else:
+            try:
+                self._keep(outputs.anomaly_map, images, filled, value_range)
+            except OSError as error:  # a full disk
+                first, self.failure = -1, error
+                self.rows = [row._replace(place=-1) for row in self.rows]
+                for path in self.folder.glob(f".gathered-{self.rank}-*"):
+                    path.unlink(missing_ok=True)
         names = batch.get("id") or [f"{self.rank}:{len(self.rows) + row}" for row in range(len(scores))]
         volumes = batch.get("volume") or names
         cases = cases_of(batch, names)
@@ -111,14 +111,28 @@ class Gathering:
             for number, column in enumerate(columns)
         ]
 
+    def _keep(self, maps: torch.Tensor, images: Array, inside: Array | None, value_range: tuple[float, float]) -> None:
+        values = maps.detach().float().cpu().numpy()[:, 0]
+        self.shape = values.shape[1:]
+        self._append("maps", np.ascontiguousarray(values, np.float32))
+        bits = np.ones(values.shape, bool) if inside is None else inside[:, 0]
+        self._append("inside", np.packbits(bits.reshape(len(bits), -1), axis=1))
+        if self.pictures:
+            low, high = value_range
+            scaled = np.clip((images - low) / max(high - low, 1e-12), 0, 1) * 255
+            self.channels = images.shape[1]
+            self._append("pictures", np.rint(scaled).astype(np.uint8))
+        self._count += len(values)
+
     def merge(self) -> None:
         """Know the images of all processes, each once: a sampler that evens them out repeats some."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
         parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, (self.rows, self.shape, self.channels))
-        self.rows = sorted({row.name: row for rows, _, _ in parts for row in rows}.values(), key=lambda row: row.name)
-        self.shape, self.channels = next(((shape, c) for _, shape, c in parts if shape), ((), 1))
+        torch.distributed.all_gather_object(parts, (self.rows, self.shape, self.channels, self.failure))
+        self.rows = sorted({row.name: row for rows, *_ in parts for row in rows}.values(), key=lambda row: row.name)
+        self.shape, self.channels = next(((shape, c) for _, shape, c, _ in parts if shape), ((), 1))
+        self.failure = next((failure for *_, failure in parts if failure is not None), None)
 
     def map(self, row: Row) -> Array | None:
         """The map ``(*S)`` float32 of an image, or None."""
@@ -152,8 +166,9 @@ class Gathering:
 
     def stacked(self, rows: list[Row]) -> Array | None:
         """Masked maps of a volume ``(D, H, W)``, or the one of an image ``(*S)``."""
-        maps = [one for one in map(self.masked_map, rows) if one is not None]
-        if not maps:
+        found = [self.masked_map(row) for row in rows]
+        maps = [one for one in found if one is not None]
+        if not maps or len(maps) < len(found):
             return None
         return maps[0] if len(maps) == 1 and rows[0].slice < 0 else np.stack(maps)
 
@@ -166,7 +181,8 @@ class Gathering:
         return self.folder / f".gathered-{rank}-{kind}"
 
     def _append(self, kind: str, values: Array) -> None:
-        with self._path(kind, self.rank).open("ab" if self._count else "wb") as file:
+        path = self._path(kind, self.rank)
+        with named(path), path.open("ab" if self._count else "wb") as file:
             file.write(values.tobytes())
 
     def _read(self, kind: str, row: Row, dtype: Any, shape: tuple[int, ...]) -> Array:

@@ -78,6 +78,11 @@ class PredictionWriter(Callback):
         folds = [] if self.members is None else self.members.scores(trainer, batch)
         self._gathering.add(outputs, batch, tuple(pl_module.hparams.get("value_range") or (0.0, 1.0)), folds)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no files that only this call could have read."""
+        if self._gathering is not None:
+            self._gathering.close()
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide and write (of the first process)."""
         import zoo
@@ -107,6 +112,8 @@ class PredictionWriter(Callback):
             decisions = write_results(gathering, context)
         finally:
             gathering.close()
+        if gathering.failure is not None:  # the tables are written
+            raise gathering.failure
         for row in gathering.rows[:10]:
             print(f"{row.score:12.6g}  {row.name}")
         if len(gathering.rows) > 10:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -96,7 +97,9 @@ def export(model: "AnomalyModule", form: ExportFormat, path: Path, *, with_p_val
             _compare(head, program)
         with whole(path) as partial:
             if form == "pt2":
-                torch.export.save(program, partial, extra_files={"uad_zoo.json": json.dumps(_metadata(head.model))})
+                content = io.BytesIO()  # written by torch to a file, a full disk would end the process
+                torch.export.save(program, content, extra_files={"uad_zoo.json": json.dumps(_metadata(head.model))})
+                partial.write_bytes(content.getbuffer())
             else:
                 _save_onnx(program, image, partial, head)
     except (UserError, OSError):

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from zoo.checkpoints.marks import read_marks
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.sources import file_digest
-from zoo.files import whole, write_text
+from zoo.files import made, whole, write_text
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
@@ -91,17 +91,17 @@ def save_safetensors(model: "AnomalyModule", folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    with whole(folder / "model.safetensors") as partial:
-        save_file(tensors, partial)
     header: dict[str, Any] = {"hyper_parameters": dict(model.hparams)}
     model.on_save_checkpoint(header)
     if "calibration" in header["uad_zoo"]:  # one long line: YAML is slow at many numbers
         header["uad_zoo"]["calibration"] = json.dumps(header["uad_zoo"]["calibration"])
     content = {"uad_zoo": _plain(header["uad_zoo"]), "hyper_parameters": _plain(header["hyper_parameters"])}
-    content["sha256"] = file_digest(folder / "model.safetensors")
-    write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
+    with made(folder):
+        with whole(folder / "model.safetensors") as partial:
+            save_file(tensors, partial)
+        content["sha256"] = file_digest(folder / "model.safetensors")
+        write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """The commands ``lightning`` and ``zoo``: one program. Only the command that was asked for is imported."""
 
 import contextlib
+import errno
+import shutil
 import signal
 import sys
 import threading
@@ -106,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.filename is None:
             traceback.print_exc()
             return 1
-        return _complain(f"{error.filename}: {error.strerror or error}")
+        return _complain(f"{error.filename}: {error.strerror or error}{_room(error)}")
     except _Terminated:
         print("interrupted", file=sys.stderr)
         return 143
@@ -193,6 +195,14 @@ def _told_of_broken_packages() -> Iterator[None]:
             f"the package {package} is missing or broken ({type(error).__name__}: {reason}): install it again, or "
             "uninstall it where it is optional"
         ) from error
+
+
+def _room(error: OSError) -> str:
+    """How much is left where a disk is full, and what to do."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    place = next((one for one in Path(error.filename).absolute().parents if one.is_dir()), Path("/"))
+    return f" ({shutil.disk_usage(place).free >> 10:,} KiB are free in {place} now); free space or give another place"
 
 
 def _complain(message: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
-from zoo.files import write_text
+from zoo.files import made, write_text
 
 if TYPE_CHECKING:
     from zoo.module import AnomalyModule
@@ -169,8 +169,9 @@ def _push(arguments: argparse.Namespace) -> int:
     model = _loaded(arguments)
     if arguments.licence is not None:
         model.marks = replace(model.marks, licence=arguments.licence)
-    save_safetensors(model, output)
-    _write_card(model, output / "README.md", arguments.repo or "OWNER/NAME")
+    with made(output):
+        save_safetensors(model, output)
+        _write_card(model, output / "README.md", arguments.repo or "OWNER/NAME")
     print(f"folder: {output}")
     if arguments.repo:
         _upload(arguments.repo, output)

@@ -25,6 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from datamodules.base import AnomalyDataModule
+from datamodules.integrity import default_cache
 from datamodules.records import write_csv
 from datamodules.registry import class_names
 from zoo.callbacks.anomaly_metrics import AnomalyMetrics
@@ -66,6 +67,7 @@ from zoo.registry import Method, methods, snake
 from zoo.run_folder import Run, new_folder, provenance
 
 _OWN_CONFIGURATION = "give the checkpoint's own (--run FOLDER has it; predict --ckpt_path FILE --input ... needs none)"
+_ROOM = 1 << 20  # bytes below which a disk counts as full
 _OF_THE_CALL = ("config", "ckpt_path", "verbose", "weights_only", "return_predictions", "input", "decision")
 
 
@@ -131,10 +133,10 @@ def _call(command: str, call: "Call", resolved: list[str], files: list[Path]) ->
             print("interrupted", file=sys.stderr)
         return 128 + stop.signal
     except Exception as error:
-        if call.made is not None and not (call.made / "checkpoints").exists():  # a mistake leaves nothing behind
+        if call.made is not None and not any(call.made.glob("checkpoints/*")):  # a mistake leaves nothing behind
             shutil.rmtree(call.made, ignore_errors=True)
         if isinstance(error, OSError) and error.filename is None and call.folder is not None:  # a logger's, mostly
-            raise OSError(error.errno, error.strerror or str(error), str(call.folder)) from error
+            raise OSError(error.errno, error.strerror or str(error), str(_full_place(call.folder))) from error
         if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
             first = " ".join(str(error).splitlines()[1:2]).strip()
             raise UserError(f"the checkpoint does not fit the configuration: {first}\n{_OWN_CONFIGURATION}") from error
@@ -143,6 +145,13 @@ def _call(command: str, call: "Call", resolved: list[str], files: list[Path]) ->
             raise
         message = str(error) if isinstance(error, UserError) else " ".join(str(error).split())
         raise UserError(with_place(message, files)) from error
+
+
+def _full_place(folder: Path) -> Path:
+    """Where a file of unknown name did not fit: the run's folder, unless there is room and none in another place."""
+    places = [folder, Path(tempfile.gettempdir()), default_cache()]
+    full = [place for place in places if place.is_dir() and shutil.disk_usage(place).free < _ROOM]
+    return full[0] if full else folder
 
 
 @dataclass
