@@ -61,7 +61,10 @@ class Calibrating(Callback):
 
         Raises:
             UserError: scores that are not finite.
+            OSError: there was no room for the maps.
         """
+        if self.gathering.failure is not None:
+            raise self.gathering.failure
         rows = self.gathering.rows
         cases = group([row.case for row in rows], [row.score for row in rows], rule)
         if not np.isfinite(cases.scores).all():
@@ -108,8 +111,6 @@ class Calibrating(Callback):
         """
         import zoo
 
-        if self.gathering.failure is not None:
-            raise self.gathering.failure
         rows, cases = self.gathering.rows, self.case_scores(rule)
         known = self.maps(cases)
         means = np.array([row.statistics for row in rows])
