@@ -6,7 +6,7 @@ healthy images is the score. It does not localise; `cutpaste_dense` (a configura
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ class CutPaste(AnomalyModule):
         in_channels: image channels.
         backbone: untrained timm classifier, the paper: ResNet-18.
         head_dims: hidden layers of the projection head.
+        score: ``gaussian``, the distance to the density of the trunk's features (two stages), or ``classifier``, 1 less
+            the probability of a clean image (one stage).
         lr: of SGD with momentum 0.9, falling to 0 along a cosine.
         weight_decay: of SGD.
     """
@@ -39,6 +41,7 @@ class CutPaste(AnomalyModule):
     }
     tiny = {"image_size": 32, "backbone": "resnet10t", "head_dims": (16,)}
     small = {"backbone": "resnet10t"}
+    kinds: ClassVar[int] = 2  # of anomalies, each a class beside the clean images
 
     trunk: nn.Module
     head: nn.Sequential
@@ -56,6 +59,7 @@ class CutPaste(AnomalyModule):
         in_channels: int | None = None,
         backbone: str = "resnet18",
         head_dims: tuple[int, ...] = (512, 128),
+        score: Literal["gaussian", "classifier"] = "gaussian",
         lr: float = 0.03,
         weight_decay: float = 3e-5,
     ) -> None:
@@ -82,18 +86,22 @@ class CutPaste(AnomalyModule):
         for now in self.hparams["head_dims"]:
             layers += [nn.Linear(before, now), nn.BatchNorm1d(now), nn.ReLU()]
             before = now
-        self.head = nn.Sequential(*layers, nn.Linear(before, 3))
+        self.head = nn.Sequential(*layers, nn.Linear(before, 1 + self.kinds))
         self.gaussian = FittedStatistics("mean", "precision")
 
     def stages(self) -> tuple[Stage, ...]:
-        """Classify, then fit the density."""
-        return Stage("optimise", self._classify), Stage("collect", self._collect, self._fit)
+        """Classify, then fit the density, if it is the score."""
+        density = Stage("collect", self._collect, self._fit)
+        return (Stage("optimise", self._classify), *([density] if self.hparams["score"] == "gaussian" else []))
+
+    def alter(self, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+        """Of each kind of anomaly a batch ``(B, C, H, W)``."""
+        return [cut_and_paste(batch["image"], rng, scar=scar) for scar in (False, True)]
 
     def _classify(self, batch: Batch, batch_idx: int) -> Tensor:
         image = batch["image"]
-        rng = batch_generator()
-        views = torch.cat([image, *(cut_and_paste(image, rng, scar=scar) for scar in (False, True))])
-        target = torch.arange(3, device=image.device).repeat_interleave(len(image))
+        views = torch.cat([image, *self.alter(batch, batch_generator())])
+        target = torch.arange(1 + self.kinds, device=image.device).repeat_interleave(len(image))
         loss = F.cross_entropy(self.head(self.trunk(views)).float(), target)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
@@ -139,7 +147,12 @@ class CutPaste(AnomalyModule):
         return cosine(optimizer, self.optimise_batches)
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
-        """Mahalanobis distance of the trunk's features; no map. Zero until the density is fitted, at the end."""
+        """Mahalanobis distance of the trunk's features, or the classifier's opinion; no map.
+
+        The distance is zero until the density is fitted, at the end.
+        """
+        if self.hparams["score"] == "classifier":
+            return Prediction(1 - self.head(self.trunk(image)).float().softmax(dim=1)[:, 0])
         if not self.gaussian.fitted:
             return Prediction(image.new_zeros(len(image), dtype=torch.float32))
         offset = self._features(image) - self.gaussian.mean
