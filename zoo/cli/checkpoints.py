@@ -118,6 +118,8 @@ def _export(arguments: argparse.Namespace) -> int:
     from zoo.checkpoints.exporting import export
 
     output = _new(arguments.output)
+    if arguments.format == "pt2" and output.suffix != ".pt2":  # torch refuses other names when they are loaded
+        raise UserError(f"--output {output}: a pt2 file's name ends in .pt2")
     card = output / "README.md" if arguments.format == "safetensors" else _new(f"{output}.md")
     model = _loaded(arguments)
     if arguments.outputs not in ("score,map", "score,map,p_value"):

@@ -37,6 +37,7 @@ from zoo.callbacks.outputs import PlacesOutputs
 from zoo.callbacks.panels import Panels
 from zoo.callbacks.plain_progress import PlainProgress
 from zoo.callbacks.prediction_writer import PredictionWriter
+from zoo.callbacks.tracking import Tracking
 from zoo.checkpoints.loading import lightning_file, same_backbone
 from zoo.checkpoints.marks import result_of
 from zoo.checkpoints.reading import read_checkpoint
@@ -408,6 +409,7 @@ class ZooCLI(LightningCLI):
         if self.subcommand != "fit":
             callbacks[:] = [one for one in callbacks if not isinstance(one, LastCheckpoint)]
         callbacks[:0] = own
+        callbacks.append(Tracking(yaml.safe_load(self.text)))
         return trainer
 
     def _take_decision(self, callbacks: list[Callback]) -> None:

@@ -5,6 +5,7 @@ own, with plain values; anything else is refused before a module is imported.
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import data_class, method_class
@@ -31,7 +32,9 @@ _LIGHTNING = {
     },
     "loggers": {
         "CSVLogger": "save_dir name version prefix flush_logs_every_n_steps",
-        "TensorBoardLogger": "save_dir name version log_graph default_hp_metric prefix",
+        "MLFlowLogger": "experiment_name run_name tracking_uri save_dir prefix synchronous",
+        "TensorBoardLogger": "save_dir name version log_graph default_hp_metric prefix comment max_queue flush_secs "
+        "filename_suffix purge_step",
         "WandbLogger": "save_dir name version offline id anonymous project prefix add_file_policy",
     },
     "strategies": {
@@ -60,7 +63,7 @@ def check_run(run: Run) -> None:
     """
     config, inside = run.config, run.folder.resolve()
     for path in run.folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside) and not _is_old_log(path, run.folder):
             raise UserError(f"{path}: a link that leads out of the run's folder; if the run is your own, add --trust")
         if not path.is_file() and not path.is_dir() and not path.is_symlink():
             raise UserError(f"{path}: neither a file nor a folder; if the run is your own, add --trust")
@@ -73,6 +76,14 @@ def check_run(run: Run) -> None:
             "a run folder may come from anywhere: only classes of this package and plain values are built from it, and "
             "nothing of it was imported; if the run is your own, add --trust"
         )
+
+
+def _is_old_log(path: Path, folder: Path) -> bool:
+    """A link that W&B's client makes to its own log; nothing reads or writes it again."""
+    return (
+        re.fullmatch(r"wandb/(offline-)?run-[\w-]+/logs/debug[\w-]*\.log", path.relative_to(folder).as_posix())
+        is not None
+    )
 
 
 def problem_of_config(content: dict[str, Any]) -> str | None:
@@ -151,9 +162,18 @@ def _check_lightning(key: str, package: str, entry: Any) -> None:
             raise _NotPlainError(f"{key}: {name}.{argument} may not be set")
         if argument == "save_dir" and value in (None, "."):  # the run's folder
             continue
+        if name == "MLFlowLogger" and _is_local(argument, value):
+            continue
         if argument == "save_dir" or (isinstance(value, str) and _leaves(value)):
             raise _NotPlainError(f"{key}: {name}.{argument} {_short(value)} leads out of the run's folder")
         _plain(f"{key}: {name}.{argument}", value)
+
+
+def _is_local(argument: str, value: Any) -> bool:
+    """Whether MLflow stays on this machine, in the folder that the command is called in."""
+    if argument == "tracking_uri":
+        return value is None or re.fullmatch(r"sqlite:///[\w-]+\.db", str(value)) is not None
+    return argument == "save_dir" and value == "./mlruns"  # its default
 
 
 def _class(key: str, entry: Any) -> tuple[str, dict[str, Any]]:
