@@ -115,8 +115,10 @@ def test_a_fit_from_these_weights_says_where_it_started(run, image_folder):
 
 
 def test_trackers_get_settings_marks_intervals_and_panels(run):
+    import wandb
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    wandb.finish()  # its file is written
     offline = min(run.glob("wandb/offline-run-*"))
     logged = b"".join(path.read_bytes() for path in offline.glob("*.wandb"))
     for text in (b"datamodules.MedMNIST", b"max_steps", b"data_fingerprint", b"image_auroc_low", b"phantom"):
