@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zoo.scoring.pooling import pool_map
     from zoo.staging import Stage
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AnomalyModule",
     "DataSource",

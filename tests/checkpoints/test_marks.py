@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -120,9 +121,13 @@ def test_trackers_get_settings_marks_intervals_and_panels(run):
 
     wandb.finish()  # its file is written
     offline = min(run.glob("wandb/offline-run-*"))
-    logged = b"".join(path.read_bytes() for path in offline.glob("*.wandb"))
-    for text in (b"datamodules.MedMNIST", b"max_steps", b"data_fingerprint", b"image_auroc_low", b"phantom"):
-        assert text in logged, text
+    texts = (b"datamodules.MedMNIST", b"max_steps", b"data_fingerprint", b"image_auroc_low", b"phantom")
+    for _ in range(300):  # another process writes it
+        logged = b"".join(path.read_bytes() for path in offline.glob("*.wandb"))
+        if all(text in logged for text in texts):
+            break
+        time.sleep(0.1)
+    assert all(text in logged for text in texts)
     assert len(list(offline.glob("files/media/images/panels*.png"))) == 2
     events = min(path.parent for path in run.rglob("events.out.tfevents*"))
     board = EventAccumulator(str(events)).Reload()

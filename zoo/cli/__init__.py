@@ -27,6 +27,7 @@ compare
   benchmark CONFIG --out DIR         methods x data sets x seeds, resumable
   report DIR ...                     tables and page of benchmark folders; the page of one run
   papers [SUITE]                     the papers' tables, the suites that repeat them, settings beside the stated ones
+  doctor                             versions, GPU, disk, cache, optional packages, backbones; the mend for each gap
 checkpoints
   import | export | push             original authors' files; ONNX, pt2, safetensors; Hugging Face layout
 
@@ -70,6 +71,7 @@ _COMMANDS = (
     "benchmark",
     "report",
     "papers",
+    "doctor",
     "import",
     "export",
     "push",
@@ -169,6 +171,10 @@ def _run(argv: list[str]) -> int:
             from zoo.cli import papers
 
             return papers.main(argv[1:])
+        case "doctor":
+            from zoo.cli import doctor
+
+            return doctor.main(argv[1:])
         case "calibrate":
             from zoo.cli import calibrate
 

