@@ -7,10 +7,12 @@ where they stand. A third entry of a setting is a deviation: why ours differs.
 
 import fnmatch
 import inspect
+import re
 from typing import Any, NamedTuple
 
 from benchmarks.plan import Cell, Plan, read_plan
 from benchmarks.published import known_tables, plain_name, read_table
+from datamodules.registry import cards
 from zoo.errors import UserError
 
 
@@ -58,9 +60,16 @@ def value(cell: Cell, key: str) -> Any:
 
     Args:
         cell: of a plan.
-        key: ``model.KEY``, ``data.KEY``, ``metrics.KEY``, ``trainer.KEY`` or ``callback.CLASS.KEY``.
+        key: ``model.KEY``, ``data.KEY``, ``metrics.KEY``, ``trainer.KEY`` or ``callback.CLASS.KEY``;
+            ``optimizer``, the names of those that the method creates; ``official.SET.PART``, a count of a data set's
+            card, which ``zoo data check`` compares with the files.
     """
     part, _, name = key.partition(".")
+    if part == "optimizer":
+        return _optimizers(cell.config["model"]["class_path"])
+    if part == "official":
+        data_set, _, name = name.partition(".")
+        return cards()[data_set].official.get(name)
     if part == "callback":
         kind, _, name = name.partition(".")
         for callback in cell.config.get("trainer", {}).get("callbacks", []):
@@ -83,6 +92,15 @@ def _default(class_path: str, name: str) -> Any:
         if parameter is not None:
             return parameter.default
     raise UserError(f"{class_path} has no argument '{name}'")
+
+
+def _optimizers(class_path: str) -> str:
+    """Names of ``torch.optim`` in what configures a method's optimisers."""
+    from importlib import import_module
+
+    module, _, class_name = class_path.rpartition(".")
+    source = inspect.getsource(getattr(import_module(module), class_name).configure_optimizers)
+    return ", ".join(dict.fromkeys(re.findall(r"torch\.optim\.(\w+)\(", source)))
 
 
 def _same(ours: Any, stated: Any) -> bool:
