@@ -10,8 +10,8 @@ import numpy as np
 
 from datamodules.cache import Prepared
 from datamodules.collection import Collection
-from datamodules.preprocessing import plain, read_volume_mask, resize_image, resize_mask
-from datamodules.reading import Array, BadFile, read_volume_file
+from datamodules.preprocessing import moving, plain, read_volume_mask, resize_image, resize_mask, scaling
+from datamodules.reading import Array, BadFile, read_volume_file, volume_geometry
 from datamodules.records import Record, hash_order, held_out
 from zoo.errors import UserError
 
@@ -81,11 +81,6 @@ class Scans(Collection):
         """With the default size."""
         return cls(root=str(root), **options)
 
-    @property
-    def slices_as_stored(self) -> bool:
-        """Slices are turned to radiological order, those without foreground are left out."""
-        return False
-
     def divided(self, records: Sequence[Record], *, test: bool = True) -> list[Record]:
         """Records that no list divides: subjects to test (unless a list says those), validate and train by hash."""
         owners = [record.subject or record.id for record in records]
@@ -152,6 +147,8 @@ def prepare_scan(
         BadFile: not decodable, constant, or masks that do not fit.
     """
     volume = read_volume_file(record.image, canonical=True)
+    _, stored = volume_geometry(record.image)
+    to_file: Array = np.rint(np.linalg.inv(stored) @ volume.affine)  # axes turn by whole voxels
     values = volume.values
     if values.min() == values.max():
         raise BadFile(record.image, "a constant volume", "fetch it again")
@@ -171,10 +168,13 @@ def prepare_scan(
         inside = _halved(_cut(inside, grid))
         unit = np.where(inside, np.maximum(_halved(_cut(unit, grid)), _DARKEST), 0).astype(np.float32)
         truth = None if truth is None else _halved(_cut(truth, grid))
+        cut = [had - side for had, side in zip(values.shape, grid, strict=True)]
+        starts = [more // 2 if more > 0 else -(-more // 2) for more in cut]
+        to_file = to_file @ moving(starts) @ scaling(grid, [side // 2 for side in grid])
         spacing = spacing * 2
     if mode == "volumes":
-        return _whole(unit, truth, spacing, size)
-    return _sliced(unit, inside, truth, spacing, size, planes)
+        return _whole(unit, truth, spacing, size, to_file)
+    return _sliced(unit, inside, truth, spacing, size, planes, to_file)
 
 
 def _cut(volume: Array, grid: tuple[int, int, int]) -> Array:
@@ -216,7 +216,13 @@ def _turned(volume: Array, axis: int) -> Array:
 
 
 def _sliced(
-    unit: Array, inside: Array, truth: Array | None, spacing: Array, size: tuple[int, ...], planes: tuple[str, ...]
+    unit: Array,
+    inside: Array,
+    truth: Array | None,
+    spacing: Array,
+    size: tuple[int, ...],
+    planes: tuple[str, ...],
+    to_file: Array,
 ) -> Prepared:
     images, masks, numbers = [], [], []
     target, count = (size[0], size[1]), 0
@@ -235,10 +241,21 @@ def _sliced(
     turned = _turned(unit, PLANES.index(planes[0])).shape[1:]
     zoom = (float(spacing[axes[1]] * turned[0] / target[0]), float(spacing[axes[0]] * turned[1] / target[1]))
     image = np.concatenate(images)
-    return Prepared(image[:, None], mask, image > 0, labels, tuple(numbers), zoom)
+    back = to_file @ _way_back(PLANES.index(planes[0]), turned) @ scaling((1, *turned), (1, *target))
+    way = back if len(planes) == 1 else None  # maps of several planes are not one volume
+    return Prepared(image[:, None], mask, image > 0, labels, tuple(numbers), zoom, way)
 
 
-def _whole(unit: Array, truth: Array | None, spacing: Array, size: tuple[int, ...]) -> Prepared:
+def _way_back(axis: int, turned: tuple[int, ...]) -> Array:
+    """From ``(slice, row, column)`` of :func:`_turned` to voxels: ``(4, 4)``."""
+    across, along = (other for other in range(3) if other != axis)
+    matrix = np.zeros((4, 4))
+    matrix[axis, 0] = matrix[across, 2] = matrix[3, 3] = 1
+    matrix[along, 1], matrix[along, 3] = -1, turned[0] - 1
+    return matrix
+
+
+def _whole(unit: Array, truth: Array | None, spacing: Array, size: tuple[int, ...], to_file: Array) -> Prepared:
     from skimage.transform import resize
 
     def fitted(volume: Array) -> Array:
@@ -251,4 +268,5 @@ def _whole(unit: Array, truth: Array | None, spacing: Array, size: tuple[int, ..
     sides = (unit.shape[2], unit.shape[1], unit.shape[0])
     zoom = tuple(float(spacing[2 - k] * sides[k] / size[k]) for k in range(3))
     image = fitted(unit)
-    return Prepared(image[None, None], mask, image[None] > 0, label, None, zoom)
+    back = to_file @ _way_back(2, (unit.shape[1],)) @ scaling((unit.shape[2], unit.shape[1], unit.shape[0]), size)
+    return Prepared(image[None, None], mask, image[None] > 0, label, None, zoom, back)

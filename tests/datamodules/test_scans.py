@@ -219,3 +219,31 @@ def test_a_mask_of_the_brain_is_the_foreground(made: Path, tmp_path: Path) -> No
         nib.save(nib.Nifti1Image(np.asarray(volume.dataobj) + np.int16(30), volume.affine), image)
     data = _open("bids", made, root=root)
     assert 0.1 < _batch(data, "test")["foreground"].float().mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("nnunet", {"planes": ("axial",)}),
+        ("nnunet", {"planes": ("coronal",)}),
+        ("nnunet", {"planes": ("sagittal",)}),
+        ("bids", {"mode": "volumes", "image_size": (20, 30, 24)}),
+        ("volume_lists", {"image_size": 64}),
+    ],
+)
+def test_the_way_back_into_the_file(name: str, options: dict[str, Any], made: Path) -> None:
+    """Every voxel of an outline lies, by the way that the batch carries, on the outline in the file."""
+    data = _open(name, made, **options)
+    data.setup()
+    record = next(record for record in data.records if record.mask and nib.load(record.mask).get_fdata().any())
+    prepared = data.preprocessing()(record)
+    assert prepared.to_file is not None
+    assert prepared.mask is not None
+    mask = prepared.mask if prepared.slices is not None else prepared.mask[0]
+    places = np.argwhere(mask).astype(float)
+    if prepared.slices is not None:
+        places[:, 0] = np.array(prepared.slices)[places[:, 0].astype(int)]
+    voxels = np.rint((prepared.to_file @ np.c_[places, np.ones(len(places))].T)[:3]).astype(int)
+    truth = nib.load(record.mask).get_fdata() > 0
+    voxels = np.clip(voxels, 0, np.array(truth.shape)[:, None] - 1)
+    assert truth[tuple(voxels)].mean() > 0.8
