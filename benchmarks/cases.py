@@ -155,13 +155,16 @@ def gallery_of(cells: dict[str, Result], copies: Mapping[str, str]) -> Gallery:
     if not kept:
         return Gallery([], 0, False)
     first = next(iter(kept.values()))
-    names = list(dict.fromkeys(str(one[_CASE]) for name, one in first.items() if name != _SCALE))
+    cell = cells[next(iter(kept))]
+    known = dict(zip(cell.scores["id"].tolist(), cell.cases.tolist(), strict=True))
+    # slices of a 3-D volume have its id and their number
+    case_of = {name: known.get(name, known.get(name.rpartition("#")[0], "")) for name in first if name != _SCALE}
+    names = list(dict.fromkeys(case_of.values()))
     pictures = []
     for case in choose_cases({name: cells[name] for name in kept}, np.array(names)):
         slides, areas = [], []
-        for name, own in first.items():
-            if name == _SCALE or str(own[_CASE]) != case.name:
-                continue
+        for name in (name for name, owner in case_of.items() if owner == case.name):
+            own = first[name]
             maps = {
                 method: _png(found[name]["map"], as_map=True) if "map" in found.get(name, {}) else None
                 for method, found in kept.items()
@@ -176,25 +179,23 @@ def gallery_of(cells: dict[str, Result], copies: Mapping[str, str]) -> Gallery:
     return Gallery(pictures, len(names), all(_SCALE in found for found in kept.values()))
 
 
-_SCALE, _CASE = "\0common scale", "case"
+_SCALE = "\0common scale"
 
 
 def _pictures(folder: Path) -> dict[str, dict[str, Array]]:
-    """The kept pictures by id, each with its case; empty if the file is missing or damaged."""
+    """The kept pictures by id; empty if the file is missing or damaged."""
     if not gallery_may_be_read(folder / "gallery.npz"):
         return {}
     try:
         with np.load(folder / "gallery.npz") as arrays:
-            cases = arrays["cases"] if "cases" in arrays else arrays["names"]  # older files: every image is one
             found = {
                 str(name): {k: arrays[f"{n}_{k}"] for k in ("input", "truth", "map") if f"{n}_{k}" in arrays}
-                | {_CASE: case}
-                for n, (name, case) in enumerate(zip(arrays["names"], cases, strict=True))
+                for n, name in enumerate(arrays["names"])
             }
             common = bool(arrays.get("by_healthy_pixels"))
     except (OSError, ValueError, KeyError, TypeError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return {}
-    if not all(are_pictures({kind: one for kind, one in each.items() if kind != _CASE}) for each in found.values()):
+    if not all(map(are_pictures, found.values())):
         return {}
     return found | ({_SCALE: {}} if common else {})
 

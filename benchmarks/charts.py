@@ -22,7 +22,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b4549a", "#b78500", "#3a8fc4", "#7
 HEALTHY, ANOMALOUS = "#3a8fc4", "#d55e00"
 _BESIDE = (0.1, 0.15, 0.62, 0.91)  # leaves room for a legend on the right
 _DASHES = ("-", "--", ":", "-.")
-_INK, _FAINT = "#010203", "#808182"  # replaced by the page's own colour
+_INK, FAINT = "#010203", "#808182"  # replaced by the page's own colour
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -111,7 +111,7 @@ class Chart(NamedTuple):
         text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
         text = re.sub(r"font: ([\d.]+px|bold [\d.]+px) [^;\"]*", r"font: \1 var(--text-font)", text)
         text = re.sub(r"font-family: [^;\"]*", "font-family: var(--text-font)", text)
-        text = text.replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
+        text = text.replace(_INK, "currentColor").replace(FAINT, "var(--faint)")
         text = re.sub(r"<[^>]*>", _rounded, text)
         width, height = (round(96 * side) for side in self.size)
         head = f'<svg viewBox="0 0 {72 * self.size[0]:g} {72 * self.size[1]:g}" width="{width}" height="{height}" '
@@ -172,7 +172,7 @@ def curves(
                 axes.fill_between(grid, values.min(0), values.max(0), color=look.colour, alpha=0.15, linewidth=0)
             axes.plot(grid, values.mean(0), color=look.colour, linestyle=look.dash, label=legend[method])
         line = (0, 1) if chance is None else (chance, chance)
-        axes.plot((0, 1), line, color=_FAINT, linewidth=0.8, linestyle=(0, (2, 2)), label="chance")
+        axes.plot((0, 1), line, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)), label="chance")
         axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1], title=title)
         axes.set_aspect("equal")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
@@ -223,7 +223,7 @@ def cost(
             for x, y in kept.values()
             if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in kept.values())
         )
-        axes.step(*zip(*front, strict=True), where="post", color=_FAINT, linewidth=1, label="not beaten in both")
+        axes.step(*zip(*front, strict=True), where="post", color=FAINT, linewidth=1, label="not beaten in both")
         for method, (x, y) in kept.items():
             axes.plot(x, y, "o", color=looks[method].colour, markersize=6, label=method)
         low, high = (edge(x for x, _ in kept.values()) for edge in (min, max))
@@ -248,7 +248,7 @@ def rank_diagram(name: str, ranks: Mapping[str, float], difference: float, looks
         order = sorted(known, key=lambda method: (known[method], method))
         for place, method in enumerate(order):
             rank = known[method]
-            axes.plot((rank, rank + difference), (place, place), color=_FAINT, linewidth=0.8)
+            axes.plot((rank, rank + difference), (place, place), color=FAINT, linewidth=0.8)
             axes.plot(rank, place, "o", color=looks[method].colour, markersize=6)
         axes.set(
             yticks=range(len(order)),
@@ -257,7 +257,7 @@ def rank_diagram(name: str, ranks: Mapping[str, float], difference: float, looks
         )
         axes.invert_yaxis()
         axes.set_xlim(0.8, max(len(known), 1) + 0.2)
-        axes.grid(axis="x", linewidth=0.3, color=_FAINT)
+        axes.grid(axis="x", linewidth=0.3, color=FAINT)
 
     return Chart(name, "average ranks with the critical difference", (6.2, 0.8 + 0.24 * len(known)), draw)
 
@@ -279,7 +279,7 @@ def forest(
             axes.plot((low, high), (place, place), color=looks[method].colour, linewidth=1.6)
             axes.plot(value, place, "o", color=looks[method].colour, markersize=5)
         for number, (told, value) in enumerate(lines.items()):
-            axes.axvline(value, color=_FAINT, linewidth=0.9, linestyle=("--", ":")[number % 2], label=told)
+            axes.axvline(value, color=FAINT, linewidth=0.9, linestyle=("--", ":")[number % 2], label=told)
         axes.set(yticks=range(len(order)), yticklabels=order, xlabel=label, title=title)
         axes.invert_yaxis()
         below = -0.5 / (0.24 * len(order) + 0.1)  # under the label of the axis

@@ -47,7 +47,7 @@ class Gallery(Callback):
 
     def __init__(self, folder: Path, count: int = KEPT_PER_CLASS) -> None:
         self.folder, self.count = folder, count
-        self.kept: dict[int, dict[str, tuple[str, list[Kept]]]] = {0: {}, 1: {}}
+        self.kept: dict[int, dict[str, list[Kept]]] = {0: {}, 1: {}}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -64,7 +64,7 @@ class Gallery(Callback):
                 Kept(batch["id"][row] + (f"#{depth:03d}" if depth >= 0 else ""), max(numbers[row], depth), label, one)
                 for depth, one in images
             ]
-            part[key] = case, thinned([*part.get(key, (case, []))[1], *new])
+            part[key] = thinned([*part.get(key, []), *new])
             if len(part) > self.count:
                 del part[max(part)]
 
@@ -73,20 +73,17 @@ class Gallery(Callback):
         if not trainer.is_global_zero:
             return
         healthy, ill = self.kept[0], self.kept[1]
-        cases = [
-            (name, thinned([*images, *healthy.get(key, (name, []))[1]])) for key, (name, images) in sorted(ill.items())
-        ]
-        cases += [one for key, one in sorted(healthy.items()) if key not in ill]
-        chosen = [(case, image) for case, images in cases for image in images]
-        maps = [one.pictures["map"] for _, one in chosen if one.label == 0 and "map" in one.pictures]
+        cases = [thinned([*images, *healthy.get(key, [])]) for key, images in sorted(ill.items())]
+        cases += [images for key, images in sorted(healthy.items()) if key not in ill]
+        chosen = [image for images in cases for image in images]
+        maps = [one.pictures["map"] for one in chosen if one.label == 0 and "map" in one.pictures]
         arrays: dict[str, Any] = {
-            "names": np.array([one.name for _, one in chosen]),
-            "cases": np.array([case for case, _ in chosen]),
-            "labels": np.array([one.label for _, one in chosen]),
+            "names": np.array([one.name for one in chosen]),
+            "labels": np.array([one.label for one in chosen]),
             "by_healthy_pixels": np.array(bool(maps)),
         }
         reference = np.sort(np.concatenate([one.ravel() for one in maps])) if maps else None
-        for number, (_, one) in enumerate(chosen):
+        for number, one in enumerate(chosen):
             for kind, picture in one.pictures.items():
                 small = picture
                 if kind == "map":

@@ -1,11 +1,13 @@
 """A benchmark as parts of a paper: LaTeX tables, figures, references, a methods paragraph, a checklist."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import charts
+from benchmarks.decisions import Decided, charts_of_decisions, decided
 from benchmarks.findings import listed
 from benchmarks.leaderboard import RESAMPLES, DataSet, Row, datasets_of, is_shown_best, ranks_of, shown
 from benchmarks.report import charts_of
@@ -14,6 +16,7 @@ from benchmarks.settings import Setting, budget_text, settings_of
 from benchmarks.tables import digits, marks, of_cases
 from zoo.files import write_text
 from zoo.metrics.shortcuts import STATISTICS
+from zoo.metrics.statistics import Interval
 from zoo.metrics.table import PRIMARY, TABLE, heading
 
 _ESCAPES = {
@@ -57,6 +60,14 @@ def write_paper(folder: Path, name: str, rows: list[Row], results: list[Result])
         list: the files.
     """
     datasets, settings = datasets_of(results), settings_of(results)
+    decisions = {
+        data.name: {
+            row.method: decided([r for r in results if (r.dataset, r.method) == (data.name, row.method)])
+            for row in rows
+            if row.dataset == data.name and row.seeds
+        }
+        for data in datasets
+    }
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     texts = {"leaderboard.tex": _leaderboard(rows, datasets)}
@@ -65,9 +76,11 @@ def write_paper(folder: Path, name: str, rows: list[Row], results: list[Result])
         for level in _LEVELS:
             if table := _level_table(here, rows, data, level):
                 texts[f"{data.name}-{level}.tex"] = table
+        if any(one.seeds for one in decisions[data.name].values()):
+            texts[f"{data.name}-decision.tex"] = _decision_table(data, decisions[data.name])
     texts["references.bib"] = _references(settings)
     texts["methods.tex"] = methods_paragraph(rows, results, datasets, settings)
-    texts["checklist.md"] = _checklist(name, rows, datasets)
+    texts["checklist.md"] = _checklist(name, rows, datasets, decisions)
     for file, text in texts.items():
         write_text(folder / file, text)
     looks = charts.looks(sorted({row.method for row in rows}))
@@ -76,6 +89,7 @@ def write_paper(folder: Path, name: str, rows: list[Row], results: list[Result])
         here = [row for row in rows if row.dataset == data.name]
         cells = {row.method: [r for r in results if (r.dataset, r.method) == (data.name, row.method)] for row in here}
         drawn += charts_of(data, {method: own for method, own in cells.items() if own}, here, looks)
+        drawn += charts_of_decisions(data.name, decisions[data.name], looks)
     drawn.append(charts.rank_diagram("ranks", *ranks_of([row for row in rows if not row.phantom]), looks))
     for chart in drawn:
         if chart is not None:
@@ -173,6 +187,27 @@ def _level_table(here: list[Row], rows: list[Row], data: DataSet, level: str) ->
         caption,
         f"{data.name}-{level}",
     )
+
+
+def _decision_table(data: DataSet, decisions: Mapping[str, Decided]) -> str:
+    body = []
+    for method, one in decisions.items():
+        if not one.seeds:
+            body.append([latex(method), *["--"] * 4])
+            continue
+        rates = [_bounded(one.mean(name)) for name in ("sensitivity", "specificity")]
+        body.append([latex(method), str(one.seeds[0].calibration), *rates, latex(one.alarms_text())])
+    level = next(one.seeds[0].level for one in decisions.values() if one.seeds)
+    caption = (
+        f"{latex(data.name)}: by case at thresholds calibrated on held-out healthy cases, level {level:g}; exact "
+        "95\\,\\% intervals, means over seeds. Behind the false alarms the number to be expected (99\\,\\%)."
+    ) + (" PHANTOM: generated data." if data.phantom else "")
+    heads = ["method", "calibration cases", "sensitivity", "specificity", "healthy cases flagged"]
+    return _table("lrrrl", heads, body, [], caption, f"{data.name}-decision")
+
+
+def _bounded(one: Interval) -> str:
+    return "--" if np.isnan(one.value) else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
 
 
 def _figure(row: Row, metric: str, rows: list[Row]) -> str:
@@ -291,7 +326,9 @@ def _software(results: list[Result]) -> str:
     return f"Software: {told}." + (f" Hardware: {latex(', '.join(devices))}." if devices else "") if told else ""
 
 
-def _checklist(name: str, rows: list[Row], datasets: list[DataSet]) -> str:
+def _checklist(
+    name: str, rows: list[Row], datasets: list[DataSet], decisions: Mapping[str, Mapping[str, Decided]]
+) -> str:
     """Topics of CLAIM and Metrics Reloaded, and what of them the run answers."""
     patients = all(data.patients for data in datasets)
     known = "yes" if patients else "partly: not known for every data set; volumes or images count as independent there"
@@ -310,7 +347,7 @@ def _checklist(name: str, rows: list[Row], datasets: list[DataSet]) -> str:
         "Evaluation: uncertainty": f"yes: bootstrap intervals by {'patient' if patients else 'case'}",
         "Evaluation: tests and correction for their number": "yes: DeLong, Holm" if compared else "no: one method",
         "Evaluation: trivial baselines": "yes: statistics and maps without learning",
-        "Evaluation: threshold chosen without test labels": "no: `best_*` are upper bounds; `zoo calibrate` gives one",
+        "Evaluation: threshold chosen without test labels": _thresholds_told(decisions),
         "Evaluation: external data": "say whether any test set comes from another site",
         "Failures": "yes: stated in the tables" if any(row.missing for row in rows) else "none",
         "Code, versions, configuration": "yes: metrics.json of every cell",
@@ -320,6 +357,14 @@ def _checklist(name: str, rows: list[Row], datasets: list[DataSet]) -> str:
     if any(data.phantom for data in datasets):
         lines += ["", "Phantoms are generated data: nothing here holds for real images."]
     return "\n".join(lines) + "\n"
+
+
+def _thresholds_told(decisions: Mapping[str, Mapping[str, Decided]]) -> str:
+    found = [bool(one.seeds) for here in decisions.values() for one in here.values()]
+    if not any(found):
+        return "no: `best_*` are upper bounds; `zoo calibrate` gives one"
+    part = "" if all(found) else f" for {sum(found)} of {len(found)} methods and data sets"
+    return f"yes{part}: calibrated on held-out healthy cases, sensitivity and specificity by case with exact intervals"
 
 
 def _copies_told(datasets: list[DataSet]) -> str:

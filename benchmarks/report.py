@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks import charts, tables
 from benchmarks.cases import WHY, gallery_of, palette
+from benchmarks.decisions import charts_of_decisions, decided
 from benchmarks.findings import EXPLANATION, conclusions
 from benchmarks.gallery import DECADES
 from benchmarks.leaderboard import DataSet, Row, datasets_of, is_shown_best, ranks_of, shown
@@ -195,9 +196,12 @@ def _section(data: DataSet, results: list[Result], rows: list[Row], looks: Mappi
         if row.dataset == data.name and row.seeds
     }
     drawn = charts_of(data, by_method, [row for row in rows if row.dataset == data.name], looks)
+    decisions = {method: decided(cells) for method, cells in by_method.items()}
     return {
         "data": data,
         "charts": [chart.svg() for chart in drawn],
+        "decisions": decisions,
+        "decision_charts": [chart.svg() for chart in charts_of_decisions(data.name, decisions, looks)],
         "histograms": [
             charts.distribution(
                 f"{data.name}-scores-{method}",

@@ -55,6 +55,31 @@ def noisy(strength, seed):
     return (np.arange(COUNT) % 2) * strength + np.random.default_rng(seed).normal(0, 1, COUNT)
 
 
+def decision(seed, **more):
+    """As a test writes it."""
+    sure = {"value": 0.8 + seed / 10, "low": 0.6, "high": 0.9}
+    content = {
+        "n": 40,
+        "level": 0.05,
+        "sensitivity": sure,
+        "specificity": {"value": 0.9, "low": 0.8, "high": 0.95},
+        "false_alarms": {"count": 6, "healthy": 60, "expected_99_percent_range": [0, 9 - 5 * seed]},
+        "qq": {"healthy": 60, "levels": [{"level": 0.05, "share": 0.1, "band": [0, 0.15]}], "p": [0.02]},
+        "froc": {
+            "rates": [0.5, 1.0],
+            "sensitivity": [0.2, 0.4 + seed / 5],
+            "intervals_95_percent": [[0, 1], [0.3, 0.8]],
+        },
+        "lesions_by_size": [
+            {"low": 0, "high": 25, "lesions": 4, "sensitivity": {"value": 0.25, "low": 0.1, "high": 0.8}},
+            {"low": 25, "high": None, "lesions": 0, "sensitivity": {"value": None, "low": 0, "high": 1}},
+        ],
+        "size_unit": "mm2",
+        "warnings": [],
+    }
+    return content | more
+
+
 @pytest.fixture(scope="module")
 def board(tmp_path_factory):
     """Three methods: one strong, one weak and the same for every seed, one that failed once and one always."""
@@ -62,7 +87,7 @@ def board(tmp_path_factory):
     memory = noisy(1.5, 3)
     memory[:20:2] = -9.0  # ten healthy test images are known from the training
     for seed in (0, 1):
-        write_cell(out, "strong", seed, noisy(3.0, seed), copies=range(0, 20, 2))
+        write_cell(out, "strong", seed, noisy(3.0, seed), copies=range(0, 20, 2), decision=decision(seed))
         write_cell(out, "memory", seed, memory, copies=range(0, 20, 2))
     write_cell(out, "weak", 0, noisy(0.3, 5), copies=range(0, 20, 2))
     missing = {"weak--mine--1": "killed by SIGKILL", "gone--mine--0": "NaN", "gone--mine--1": "NaN"}
@@ -114,6 +139,7 @@ def test_a_method_of_whole_volumes_stands_beside_methods_of_slices(tmp_path):
     assert data.shortcuts[0].auroc == pytest.approx(0.816, abs=0.001)
     gallery = gallery_of({cell.method: cell for cell in cells}, {})
     assert {picture.case.name for picture in gallery.pictures} == {"p1", "p2"}
+    assert {slide.name for picture in gallery.pictures for slide in picture.slides} == {"case001", "case002"}
     assert all(set(slide.maps) == {"conv", "dfr"} for picture in gallery.pictures for slide in picture.slides)
 
 
@@ -225,6 +251,48 @@ def test_leaderboard_page_of_the_board(board, paper):
     assert 'data-set="mine"><td>gone' in page
     assert "10 of 120" in page
     assert "<h2>Average rank" not in page
+
+
+def test_page_and_paper_tell_what_the_rule_does(board, paper):
+    page = (board[0] / "report.html").read_text()
+    part = page[page.index("At the calibrated threshold") : page.index("<h3>Without learning")]
+    for told in (
+        "0.850",
+        "[0.600, 0.900]",
+        "6/60 (0–9), 6/60 (NOT 0–4)",
+        "0.500 <span",
+        "not decided: tested by an older",
+    ):
+        assert told in part, told
+    for chart in ("FROC", "Lesions by size", "Reliability"):
+        assert chart in part
+    table = (paper / "one" / "mine-decision.tex").read_text()
+    assert r"strong & 40 & 0.850 [0.600, 0.900] & 0.900 [0.800, 0.950] & 6/60 (0--9), 6/60 (NOT 0--4)" in table
+    assert (paper / "one" / "figures" / "mine-froc.pdf").is_file()
+    assert "yes for 1 of 3 methods and data sets: calibrated" in (paper / "one" / "checklist.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        "yes",
+        decision(0) | {"sensitivity": {"value": "<script>", "low": 0, "high": 1}},
+        decision(0) | {"false_alarms": {"count": -1, "healthy": 3, "expected_99_percent_range": [0, 1]}},
+        decision(0) | {"false_alarms": {"count": 1, "healthy": 3, "expected_99_percent_range": [0]}},
+        decision(0) | {"froc": {"rates": [1.0], "sensitivity": [0.1, 0.2]}},
+        decision(0) | {"n": 1e300},
+        decision(0) | {"qq": {"levels": [{"level": 0.1, "share": 0.1, "band": 3}]}},
+        {"warnings": ["no decision: <b>x</b> has no calibration. More."]},
+    ],
+)
+def test_decisions_of_foreign_cells(tmp_path, content):
+    write_cell(tmp_path, "m", 0, noisy(1, 0), decision=content)
+    assert write_report([tmp_path], tmp_path, {}) == set()
+    page = (tmp_path / "report.html").read_text()
+    assert "not decided: " in page
+    assert '<script>"' not in page
+    assert "<b>x</b>" not in page
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def report(tmp_path_factory):
                 f"{n}_{kind}": rng.integers(0, 255, (64, 64), np.uint8) for n in range(40) for kind in ("input", "map")
             }
             names = np.array([f"case{n}" for n in range(40)])
-            np.savez_compressed(folder / "gallery.npz", names=names, cases=np.array(cases), labels=labels, **pictures)
+            np.savez_compressed(folder / "gallery.npz", names=names, labels=labels, **pictures)
     about = {"name": "a comparison", "published": ["memmc_mae"]}
     (out / "benchmark.json").write_text(json.dumps(about))
     assert write_report([out], out, {"fae--mine--0": "took longer than 1 minutes"}) == {"fae--mine--0"}

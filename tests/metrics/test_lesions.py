@@ -1,9 +1,12 @@
 """Lesion detection on maps made by hand."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from zoo.metrics.lesions import Candidates, by_size, candidates, froc, froc_intervals
 
@@ -96,6 +99,29 @@ def test_intervals_of_froc_draw_whole_cases():
     assert [one.high for one in found] == pytest.approx(high.tolist())
     assert [one.value for one in found] == froc(images, cases, rates).sensitivity
     assert all(math.isnan(one.low) for one in froc_intervals([Candidates([1.0], [-1], [])], ["a"]))
+
+
+def test_froc_equals_picai_eval():
+    """Every point of picai_eval's curve, one to one by IoU: lesions found at its false positives a case."""
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "metrics" / "picai_eval_froc.json").read_text())
+    images = []
+    for case in golden["cases"]:
+        truth, found = (np.zeros(golden["shape"]) for _ in range(2))
+        for array, boxes in ((truth, case["lesions"]), (found, case["candidates"])):
+            for z, y, x, depth, height, width in boxes:
+                array[z : z + depth, y : y + height, x : x + width] = 1
+        parts, count = ndimage.label(found, np.ones((3, 3, 3)))
+        scores = np.array([0.0, *case["scores"]])
+        assert len(scores) == count + 1
+        images.append(candidates(scores[parts], truth > 0, 0.0, match="iou"))
+    names = [str(number) for number in range(len(images))]
+    finite = np.isfinite(golden["fpr"])
+    rates = np.rint(np.array(golden["fpr"])[finite] * len(images)) / len(images)  # it keeps float32
+    shares = np.array(golden["tpr"])[finite]
+    best = [shares[rates <= rate].max() for rate in rates]  # of equal false positives the most lesions
+    found = froc(images, names, rates.tolist())
+    assert found.lesions == golden["lesions"]
+    assert found.sensitivity == pytest.approx(best, abs=1e-6)
 
 
 def test_by_size():
