@@ -151,6 +151,8 @@ def read_decision(content: Any) -> Decision | None:
 def _froc(content: Mapping[str, Any]) -> tuple[list[float], list[Interval]]:
     rates, values = [_number(one) for one in content["rates"]], content["sensitivity"]
     bounds = content.get("intervals_95_percent") or [[one, one] for one in values]
+    if len(rates) != len(values):
+        raise ValueError(f"{len(values)} sensitivities at {len(rates)} rates")
     if any(one is None for one in values):
         return [], []
     known = zip(values, bounds, strict=True)
