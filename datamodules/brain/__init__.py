@@ -10,7 +10,7 @@ records of its official tree, their subjects without the source's name. Entries 
 * ``skull``: the volumes are published with their skull;
 * ``case``: format of the names of cases, for the phantom: ``even`` numbers, numbers with ``gaps``, or ``site``;
 * ``resampled``: the ground truth is on the grid of another sequence and is brought to the image's by the headers;
-* ``cradl``: how CRADL cuts its volumes to slices, ``brats`` or ``isles`` (:mod:`zoo.metrics.cradl`);
+* ``cradl``: how CRADL cuts its volumes to slices, ``padded`` or ``turned`` (:mod:`zoo.metrics.cradl`);
 * ``lesion_free``: patients without a lesion are among the cases, their ground truth is empty.
 
 :class:`~datamodules.brain_mri.BrainMRI` composes two of them.

@@ -19,7 +19,7 @@ card = {
     "role": "ill",
     "sequences": ("t1", "t2", "flair"),
     "labels": (0, 1, 2, 4),
-    "cradl": "brats",
+    "cradl": "padded",
     "case": "Brats17_{site}_1",
 }
 find = partial(find_cases, prefix="Brats17_")

@@ -25,7 +25,7 @@ card = {
     "role": "ill",
     "sequences": ("t1", "t2", "flair"),
     "labels": (0, 1),
-    "cradl": "isles",
+    "cradl": "turned",
 }
 _WORDS = {"t1": "MR_T1", "t2": "MR_T2", "flair": "MR_Flair"}
 

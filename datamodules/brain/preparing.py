@@ -194,12 +194,14 @@ def in_cradl_region(record: Record, anomaly_map: Array, unstripped: Unstripped) 
     if anomaly_map.shape != MODEL_GRID:
         anomaly_map = resize(anomaly_map, MODEL_GRID, order=1)
     bounds = [(place.start, place.stop) for place in box]
-    grid = to_original_grid(pad_evenly(anomaly_map, low), "isles", original=truth.shape, box=bounds, full=full, low=low)
-    collection = sources("ill")[record.subject.partition(":")[0]].more["cradl"]
+    grid = to_original_grid(
+        pad_evenly(anomaly_map, low), "turned", original=truth.shape, box=bounds, full=full, low=low
+    )
+    layout = sources("ill")[record.subject.partition(":")[0]].more["cradl"]
     outlined = truth != 0
-    if collection == "brats":  # stored, and cut by CRADL, with y to the back
+    if layout == "padded":  # stored, and cut by CRADL, with y to the back
         grid, outlined = grid[:, ::-1], outlined[:, ::-1]
-    return cradl_region(grid, collection), cradl_region(outlined, collection)
+    return cradl_region(grid, layout), cradl_region(outlined, layout)
 
 
 def _in_paper_axes(record: Record, unstripped: Unstripped) -> tuple[Array, Array | None, float, Array]:

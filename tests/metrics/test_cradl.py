@@ -16,6 +16,9 @@ from zoo.metrics.cradl import cradl_region, to_original_grid
 GOLDEN = Path(__file__).parents[1] / "golden" / "multitask" / "cradl.npz"
 
 
+LAYOUTS = {"brats": "padded", "isles": "turned"}  # the collections of the golden figures
+
+
 def volume(name: str, shape: tuple[int, int, int]) -> np.ndarray:
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
     small = generator.random(tuple(-(-side // 8) for side in shape))
@@ -27,10 +30,10 @@ def test_region_is_the_authors(collection: str, shape: tuple[int, int, int]) -> 
     one = volume(f"cradl_{collection}", shape)
     with np.load(GOLDEN) as file:
         expected, bits = file[f"{collection}_pred_sub"], file[f"{collection}_label_bits"]
-    found = cradl_region(one, collection)
+    found = cradl_region(one, LAYOUTS[collection])
     assert found[:, ::4, ::4] == pytest.approx(expected, abs=1e-6)
     truth = np.unpackbits(bits)[: found.size].reshape(found.shape).astype(bool)
-    assert (cradl_region(one > 0.7, collection) == truth).all()
+    assert (cradl_region(one > 0.7, LAYOUTS[collection]) == truth).all()
 
 
 @pytest.mark.parametrize("collection", ["brats", pytest.param("isles", marks=pytest.mark.slow)])
@@ -43,15 +46,15 @@ def test_original_grid_is_the_authors(collection: str) -> None:
         "full": record["full_res_shape"],
         "low": record["low_res_shape"],
     }
-    found = to_original_grid(volume("cradl_rev", (80, 112, 80)), collection, **shapes)
+    found = to_original_grid(volume("cradl_rev", (80, 112, 80)), LAYOUTS[collection], **shapes)
     assert found[::6, ::6, ::6] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(ValueError, match="not of one brain"):
-        to_original_grid(np.zeros((80, 112, 80)), collection, **shapes | {"low": [72, 93, 70]})
+        to_original_grid(np.zeros((80, 112, 80)), LAYOUTS[collection], **shapes | {"low": [72, 93, 70]})
 
 
 def test_small_volumes_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 20 slices"):
-        cradl_region(np.zeros((20, 240, 240)), "brats")
+        cradl_region(np.zeros((20, 240, 240)), "padded")
 
 
 def test_maps_of_prepared_volumes_come_to_the_slices_of_the_files(tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_maps_of_prepared_volumes_come_to_the_slices_of_the_files(tmp_path: Path
     prepared = prepare_volume(record, size=(80, 112, 80), unstripped="refuse")
     assert prepared.mask is not None
     found, truth = in_cradl_region(record, prepared.mask[0].astype(np.float32), "refuse")
-    assert (truth == cradl_region(lesion.transpose(2, 1, 0), "brats")).all()
+    assert (truth == cradl_region(lesion.transpose(2, 1, 0), "padded")).all()
     assert truth.shape == (14, 128, 128)
     called = found > 0.5
     assert 2 * (called & truth).sum() / (called.sum() + truth.sum()) > 0.93
