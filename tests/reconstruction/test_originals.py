@@ -126,30 +126,32 @@ def test_cavga_ru(golden, keys, filled, close):
     close(prediction.anomaly_map[:, :, ::4, ::4], golden["cavga_ru/map_each_by_itself"], 1e-5)
 
 
-def igd_name(key):
-    """Our name of a tensor of IGD's encoder and generator, or of its critic (``critic.``)."""
-    key = re.sub(r"(\.conv)+\.(weight|bias)$", r".\2", key)
-    key = re.sub(r"(rb\d)\.bn(\d)", r"\1.norm\2", key)
-    key = re.sub(r"(rb\d)\.conv_(\d)", r"\1.conv\2", key).replace("conv_shortcut", "shortcut")
-    part, _, rest = key.partition(".")
-    if part in ("critic", "pretrain"):
-        rest = re.sub(r"^rb(\d)", r"\1", rest)
-        rest = re.sub(r"^ln1", "5", re.sub(r"^conv1", "0", rest))
-        return f"{'encoder' if part == 'pretrain' else part}.{rest}"
-    if part.startswith("rb"):
-        return f"generator.{int(part[2:]) + 1}.{rest}"
-    return {"ln11": "encoder.6", "ln1": "generator.0", "bn": "generator.5", "conv1": "generator.7"}[part] + f".{rest}"
+def renamed(tensors, parts):
+    """IGD's tensors by our names: ``parts`` gives the place of each of its layers, others are left out."""
+    found = {}
+    for key, value in tensors.items():
+        key = re.sub(r"(\.conv)+\.(weight|bias)$", r".\2", key)
+        key = re.sub(r"\.bn(\d)\.", r".norm\1.", key)
+        key = re.sub(r"\.conv_(\d)\.", r".conv\1.", key).replace("conv_shortcut", "shortcut")
+        part, _, rest = key.partition(".")
+        if part in parts:
+            found[f"{parts[part]}.{rest}"] = value
+    return found
 
 
 @torch.no_grad()
 def test_igd_patches(golden, keys, filled, close):
     model = zoo.create_model("igd", image_size=32, in_channels=3, scales="local").eval()
     scale = model.scales["patch"]
-    tensors = {igd_name(key): value for key, value in filled(keys["igd_patch_generator"]["state_dict"]).items()}
-    tensors |= {igd_name(f"critic.{k}"): v for k, v in filled(keys["igd_patch_critic"]["state_dict"]).items()}
-    missing, unexpected = scale.load_state_dict(tensors, strict=False)
-    assert not unexpected
-    assert all(key.startswith(("descriptor", "count", "total", "squares")) for key in missing)
+    tensors = filled(keys["igd_patch_generator"]["state_dict"])
+    of_encoder = {key.removeprefix("pretrain."): value for key, value in tensors.items() if key.startswith("pretrain")}
+    of_encoder |= {key: value for key, value in tensors.items() if key.startswith("ln11")}
+    blocks = {"rb1": 1, "rb2": 2, "rb3": 3}
+    scale.encoder.load_state_dict(renamed(of_encoder, {"conv1": 0, **blocks, "ln1": 5, "ln11": 6}))
+    parts = {"ln1": 0, "rb1": 2, "rb2": 3, "rb3": 4, "bn": 5, "conv1": 7}
+    scale.generator.load_state_dict(renamed(tensors, parts))
+    of_critic = filled(keys["igd_patch_critic"]["state_dict"])
+    scale.critic.load_state_dict(renamed(of_critic, {"conv1": 0, **blocks, "ln1": 5}))
     assert parameters(scale.encoder, scale.generator) == keys["igd_patch_generator"]["parameters"]
     assert parameters(scale.critic) == keys["igd_patch_critic"]["parameters"]
     image = uniform("igd_x", (3, 3, 32, 32), -2, 2)
@@ -163,3 +165,28 @@ def test_igd_patches(golden, keys, filled, close):
     scale.collect(image)
     scale.settle()
     close(scale.distance(code).mean(), golden["igd/descriptor_loss"], 1e-5)
+
+
+@torch.no_grad()
+def test_igd_whole_images(golden, keys, filled, close):
+    def whole(width):
+        model = zoo.create_model(
+            "igd", image_size=256, in_channels=3, scales="global", weights="random", width=width
+        ).eval()
+        return model.scales["whole"]
+
+    published, scale = whole(64), whole(8)
+    assert parameters(published.encoder, published.generator) == keys["igd_whole_generator"]["parameters"]
+    assert parameters(published.critic) == keys["igd_whole_critic"]["parameters"]
+    tensors = filled(keys["igd_whole_generator"]["state_dict"])
+    of_encoder = [value for key, value in tensors.items() if key.startswith(("pretrain", "ln11"))]
+    load_in_order(scale.encoder, of_encoder)
+    parts = {"ln1": 0, "up1": 3, "rb1": 4, "rb2": 5, "rb3": 6, "rb4": 7, "bn": 8, "up2": 11}
+    scale.generator.load_state_dict(renamed(tensors, parts))
+    parts = {"conv1": 0, "rb1": 1, "rb2": 2, "rb3": 3, "rb4": 4, "conv2": 5, "ln1": 7}
+    scale.critic.load_state_dict(renamed(filled(keys["igd_whole_critic"]["state_dict"]), parts))
+    image = uniform("igd_whole_x", (2, 3, 256, 256), -2, 2)
+    code = scale.encoder(image)
+    close(code, golden["igd_whole/code"], 1e-5)
+    close(scale.generator(code)[:, :, ::16, ::16], golden["igd_whole/restored"], 1e-5)
+    close(scale.realism(image)[:, 0], golden["igd_whole/critic"], 1e-5)

@@ -30,39 +30,50 @@ class DescribedAutoencoder(nn.Module):
         size: ``(H, W)`` of images or patches.
         width: base width of generator and critic.
         latent_dim: length of the code.
+        whole: the networks of whole images, whose finest and coarsest level are one convolution instead of a residual
+            block, and whose critic is not bounded.
     """
 
     def __init__(
-        self, encoder: nn.Module, in_channels: int, size: tuple[int, ...], width: int, latent_dim: int
+        self,
+        encoder: nn.Module,
+        in_channels: int,
+        size: tuple[int, ...],
+        width: int,
+        latent_dim: int,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         self.weights: tuple[float, ...]
+        self.whole = whole
         small = tuple(size) == (PATCH, PATCH)
         self.window, self.weights = (3, _LOCAL_WEIGHTS) if small else (11, WEIGHTS)
         levels = _levels(size)
-        check_divisible(size, 2**levels, f"IGD's generator of {levels} doublings")
+        check_divisible(size, 2**levels, f"IGD's generator of {levels} doublings", minimum=16)
         grid = tuple(side // 2**levels for side in size)
-        widths = [width * multiple for multiple in (1, 2, 4, 8, 8, 8, 8, 8)[: levels + 1]]
+        blocks = levels - 2 if whole else levels
+        widths = [width * multiple for multiple in (1, 2, 4, 8, 8, 8, 8, 8)[: blocks + 1]]
         self.encoder = encoder
         ups = [ResampleBlock(source, target, "up") for source, target in itertools.pairwise(widths[::-1])]
         self.generator = nn.Sequential(
             nn.Linear(latent_dim, widths[-1] * grid[0] * grid[1]),
             nn.Unflatten(1, (widths[-1], *grid)),
+            *_doubling(widths[-1], widths[-1], 3 if whole else 0),
             *ups,
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(width, in_channels, 3, padding=1),
+            *(_doubling(width, in_channels, 5) if whole else [nn.Conv2d(width, in_channels, 3, padding=1)]),
         )
+        finest = 1 if whole else 0
         downs = [
-            ResampleBlock(source, target, "down", partial(_layer_norm, sides=tuple(s // 2**level for s in size)))
+            ResampleBlock(
+                source, target, "down", partial(_layer_norm, sides=tuple(s // 2 ** (finest + level) for s in size))
+            )
             for level, (source, target) in enumerate(itertools.pairwise(widths))
         ]
-        self.critic = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1),
-            *downs,
-            nn.Flatten(),
-            nn.Linear(widths[-1] * grid[0] * grid[1], 1),
-        )
+        stem = nn.Conv2d(in_channels, width, 5 if whole else 3, stride=1 + finest, padding=1 + finest)
+        last = [nn.Conv2d(widths[-1], widths[-1], 3, stride=2, padding=1)] if whole else []
+        self.critic = nn.Sequential(stem, *downs, *last, nn.Flatten(), nn.Linear(widths[-1] * grid[0] * grid[1], 1))
         self.descriptor = FittedStatistics("centre", "spread")
         for name in ("count", "total", "squares"):
             shape = (latent_dim,) if name == "total" else ()
@@ -85,9 +96,9 @@ class DescribedAutoencoder(nn.Module):
         return 1 - torch.exp(-squared / self.descriptor.spread)
 
     def realism(self, image: Tensor) -> Tensor:
-        """The critic's estimate ``(B, 1)`` of the share of a mixture, in (0, 1)."""
-        share: Tensor = self.critic(image).float().sigmoid()
-        return share
+        """The critic's estimate ``(B, 1)`` of the share of a mixture, of patches in (0, 1)."""
+        share: Tensor = self.critic(image).float()
+        return share if self.whole else share.sigmoid()
 
     def collect(self, image: Tensor) -> None:
         """Add codes to the sums."""
@@ -156,6 +167,11 @@ def patch_encoder(in_channels: int, width: int, latent_dim: int) -> nn.Sequentia
         nn.Linear(widths[-1] * (PATCH // 8) ** 2, widths[-1]),
         nn.Linear(widths[-1], latent_dim),
     )
+
+
+def _doubling(source: int, width: int, kernel: int) -> list[nn.Module]:
+    """Nearest neighbours and a convolution; nothing for a kernel of 0."""
+    return [nn.Upsample(scale_factor=2), nn.Conv2d(source, width, kernel, padding=kernel // 2)] if kernel else []
 
 
 def _layer_norm(channels: int, sides: tuple[int, ...]) -> nn.Module:

@@ -107,7 +107,7 @@ class IGD(AnomalyModule):
                 hp["backbone"], hp["layer"], hp["weights"], hp["train_backbone"], self.in_channels, hp["latent_dim"]
             )
             self.scale["whole"] = DescribedAutoencoder(
-                encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"]
+                encoder, self.in_channels, self.image_size, hp["width"], hp["latent_dim"], whole=True
             )
         if hp["scales"] != "global":
             check_divisible(self.image_size, _STRIDE, "IGD's grid of patches", minimum=PATCH)
@@ -121,9 +121,6 @@ class IGD(AnomalyModule):
         self.mean, self.deviation = (
             nn.Buffer(torch.tensor(values).view(-1, 1, 1), persistent=False) for values in (mean, deviation)
         )
-
-    def _described(self, encoder: nn.Module, size: tuple[int, ...], width: int) -> DescribedAutoencoder:
-        return DescribedAutoencoder(encoder, self.in_channels, size, width, self.hparams["latent_dim"])
 
     @property
     def scales(self) -> dict[str, DescribedAutoencoder]:
