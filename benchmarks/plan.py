@@ -157,6 +157,20 @@ def _locate(source: str) -> Path:
     return config_path(source if Path(source).is_file() or "/" in source else f"benchmarks/{source}")
 
 
+def with_threads(plan: Plan, threads: int) -> Plan:
+    """The plan for cells of so many threads: figures depend on it in the last digits, so that it is in the fingerprint.
+
+    Args:
+        plan: for one thread.
+        threads: of each cell.
+    """
+    if threads == 1:
+        return plan
+    marked = (f"{cell.fingerprint} {threads} threads" for cell in plan.cells)
+    prints = [hashlib.sha256(text.encode()).hexdigest() for text in marked]
+    return plan._replace(cells=[cell._replace(fingerprint=one) for cell, one in zip(plan.cells, prints, strict=True)])
+
+
 def _read(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):

@@ -18,16 +18,21 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_of(cores: int) -> int:
+    """Threads of a cell that gets so many cores: as many, unless the user's OMP_NUM_THREADS asks for fewer."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) else cores
+
+
 def environment_of(cores: int, gpus: list[str] | None) -> dict[str, str]:
     """Environment of a cell's process.
 
     Args:
-        cores: of the cell; PyTorch's and BLAS's threads, unless the user's OMP_NUM_THREADS asks for fewer.
+        cores: of the cell; PyTorch's and BLAS's threads, see :func:`threads_of`.
         gpus: the cell's; None leaves the choice to the machine.
     """
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    threads = min(cores, int(wanted)) if wanted.isdigit() and int(wanted) else cores
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    threads = str(threads_of(cores))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.cases import choose_cases
 from benchmarks.leaderboard import rows_of
-from benchmarks.plan import Cell, read_plan
+from benchmarks.plan import Cell, read_plan, with_threads
 from benchmarks.published import Published, known_tables
+from benchmarks.resources import threads_of
 from benchmarks.results import Result
 from zoo.cli import main
 from zoo.configs import shipped_configs
@@ -545,6 +547,48 @@ def test_ray_gives_the_same_table(finished, tmp_path):
     config, out = finished
     assert benchmark(config, tmp_path / "lb", "--engine", "ray", "--workers", "2") == 0
     assert (tmp_path / "lb" / "leaderboard.csv").read_bytes() == (out / "leaderboard.csv").read_bytes()
+
+
+LARGER = CONFIG.replace("hidden_dims: [8, 16], latent_dim: 8", "hidden_dims: [32, 64, 128]").replace(
+    "_size: 32", "_size: 64"
+)
+
+
+def bytes_of(out):
+    """What the cells found, byte for byte: the table, scores and weights."""
+    found = {"leaderboard.csv": (out / "leaderboard.csv").read_bytes()}
+    for cell in sorted((out / "cells").iterdir()):
+        found[f"{cell.name}/scores.csv"] = (cell / "scores.csv").read_bytes()
+        state = torch.load(cell / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        found[cell.name] = b"".join(value.numpy().tobytes() for value in state.values())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_the_same_bytes_whatever_the_layout(engine, tmp_path, image_folder, monkeypatch):
+    """The network is large enough for more threads to add in another order."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if engine == "ray":
+        pytest.importorskip("ray")
+    path = tmp_path / "larger.yaml"
+    path.write_text(LARGER.format(root=image_folder))
+    assert benchmark(path, tmp_path / "one") == 0
+    assert benchmark(path, tmp_path / "two", "--workers", "2", "--engine", engine) == 0
+    one, two = bytes_of(tmp_path / "one"), bytes_of(tmp_path / "two")
+    assert [name for name in one if one[name] != two[name]] == []
+    threads = {json.loads(file.read_text())["threads"] for file in tmp_path.glob("*/cells/*/metrics.json")}
+    assert threads == {1}
+
+
+def test_the_number_of_threads_belongs_to_the_cell(config, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    plan = read_plan(str(config))
+    prints = [with_threads(plan, threads_of(cores)).cells[0].fingerprint for cores in (1, 2, 4)]
+    assert prints[0] == plan.cells[0].fingerprint
+    assert len(set(prints)) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert with_threads(plan, threads_of(4)) == plan
 
 
 @pytest.mark.slow

@@ -54,14 +54,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _benchmark(arguments: argparse.Namespace) -> int:
     from benchmarks.estimate import told
-    from benchmarks.plan import read_plan
+    from benchmarks.plan import read_plan, with_threads
+    from benchmarks.resources import threads_of
     from benchmarks.runner import exclusive, is_done, read_status
     from benchmarks.summary import write_report
 
     if arguments.workers < 1 or arguments.cores < 1:
         raise UserError("--workers and --cores must be at least 1")
     out = Path(arguments.out)
-    plan = read_plan(arguments.config, out)
+    plan = with_threads(read_plan(arguments.config, out), threads_of(arguments.cores))
     chosen = [cell for cell in plan.cells if fnmatch.fnmatch(cell.name, arguments.only)]
     if not chosen:
         raise UserError(f"--only {arguments.only}: no such cell; the first is {plan.cells[0].name}")
