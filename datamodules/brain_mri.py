@@ -19,6 +19,7 @@ from datamodules.brain.preparing import (
     prepare_volume,
     read_volume,
 )
+from datamodules.brain.stripping import need_program
 from datamodules.cache import Prepared
 from datamodules.checks import Report
 from datamodules.listing import VOLUMES, list_files
@@ -93,7 +94,8 @@ class BrainMRI(AnomalyDataModule):
             sequence: ``t1``, ``t2`` or ``flair``.
             mode: ``slices`` (2-D, 128 x 128 by default), ``volumes`` (3-D, 80 x 112 x 80 by default) or ``slab`` (3-D,
                 80 x 128 x 128 by default; one number in ``image_size`` is the side of a slice).
-            unstripped: ``refuse`` heads with skull, or ``strip`` them with a rough mask.
+            unstripped: ``refuse`` heads with skull, ``strip`` them with a rough mask, or by the program ``hd-bet``,
+                if it is installed.
             train_root: folder of the healthy volunteers, if not below ``root``.
             test_root: folder of the patients, if not below ``root``.
             **common: see :class:`AnomalyDataModule`.
@@ -106,6 +108,8 @@ class BrainMRI(AnomalyDataModule):
             raise UserError("data.train_root and data.test_root belong together; give both, or data.root")
         self.train, self.test, self.sequence, self.mode = train, test, sequence, mode
         self.unstripped: Unstripped = unstripped
+        if unstripped == "hd-bet":
+            need_program()
         self.train_root = None if train_root is None else Path(train_root).expanduser()
         self.test_root = None if test_root is None else Path(test_root).expanduser()
         if mode == "volumes":

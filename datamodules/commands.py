@@ -191,7 +191,14 @@ def describe(entry: DataSet) -> None:
 
 def markdown() -> str:
     """The documentation's table of all data sets."""
-    header = ("name", "what", "images", "from; licence", "official counts", "to compare", "shortcuts and leaks")
+    from datamodules.fetching import downloads
+
+    sizes: dict[str, int] = {}
+    free = {one.entry.name for one in downloads().values()}
+    for one in downloads().values():
+        sizes[one.entry.name] = sizes.get(one.entry.name, 0) + sum(file.size for file in one.files)
+    about = ("name", "what it is good for", "images", "from; licence", "size", "official counts", "to compare")
+    header = (*about, "shortcuts and leaks")
     rows = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for entry in cards().values():
         official = ", ".join(f"{count:,} {part}" for part, count in entry.official.items())
@@ -199,7 +206,8 @@ def markdown() -> str:
             f"`{entry.name}`",
             entry.title,
             f"{entry.images}; subject: {entry.subject}",
-            f"{entry.access}; {entry.licence}",
+            f"{entry.access}; {entry.licence}" + ("; `zoo data get`" if entry.name in free else ""),
+            entry.size or (integrity.told(sizes[entry.name]) if sizes.get(entry.name) else ""),
             official,
             entry.protocol,
             entry.leaks,

@@ -53,6 +53,7 @@ class LabelledFilms(Collection):
         "access": "nihcc.app.box.com; stanfordmlgroup.github.io; kaggle rsna-pneumonia-detection-challenge",
         "licence": "NIH: free use with citation; CheXpert: research agreement; RSNA: rules of the challenge",
         "layout": "Data_Entry_2017*.csv images; train.csv train; stage_2_detailed_class_info.csv and its images",
+        "size": "NIH about 45 GB, CheXpert-small 11 GB",
         "steps": (
             "NIH: nihcc.app.box.com/v/ChestXray-NIHCC, images_001 to _012 and the tables; CheXpert: sign its agreement",
             "RSNA: kaggle competitions download -c rsna-pneumonia-detection-challenge, after accepting its rules",

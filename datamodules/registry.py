@@ -35,6 +35,7 @@ class DataSet:
         access: where the user gets it.
         licence: its terms.
         layout: what the root holds.
+        size: bytes of the download in words, where ``downloads`` does not tell.
         steps: how a person gets it where a program may not, one sentence each.
         images: ``pictures``, ``slices`` or ``volumes``.
         subject: what one subject is, and how it is known.
@@ -63,6 +64,7 @@ class DataSet:
     layout: str
     images: str
     subject: str
+    size: str = ""
     steps: tuple[str, ...] = ()
     official: dict[str, int] = field(default_factory=dict)
     phantom: str = ""

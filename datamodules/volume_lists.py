@@ -30,6 +30,7 @@ class VolumeLists(Scans):
         "access": "github.com/FinnBehrendt/Conditioned-Diffusion-Models-UAD",
         "licence": "IXI CC BY-SA 3.0, MSLUB CC BY-NC-SA; BraTS and ATLAS by agreement",
         "layout": "splits/*.csv Train Test",
+        "size": "about 37 GB",
         "steps": (
             "open github.com/FinnBehrendt/Conditioned-Diffusion-Models-UAD: its README names the archive",
             "sign the agreements of BraTS and ATLAS first",

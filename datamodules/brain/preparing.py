@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from datamodules.brain import sources
+from datamodules.brain.stripping import brain_of
 from datamodules.cache import Prepared
 from datamodules.preprocessing import (
     ATLAS_SHAPE,
@@ -32,7 +33,7 @@ from zoo.metrics.cradl import cradl_region, to_original_grid
 MODEL_GRID = (80, 112, 80)
 SLAB = ATLAS_SLICES[1] - ATLAS_SLICES[0]
 MAX_BRAIN_SHARE = 0.45
-Unstripped = Literal["refuse", "strip"]
+Unstripped = Literal["refuse", "strip", "hd-bet"]
 
 
 def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Array, Array, Array | None]:
@@ -48,9 +49,11 @@ def read_volume(record: Record, unstripped: Unstripped = "refuse") -> tuple[Arra
     share = float((volume != 0).mean())
     if share > MAX_BRAIN_SHARE and unstripped == "strip":
         volume = np.where(simple_brain(volume, np.linalg.norm(affine[:3, :3], axis=0)), volume, 0)
+    elif share > MAX_BRAIN_SHARE and unstripped == "hd-bet":
+        volume = np.where(brain_of(record.image, volume, affine), volume, 0)
     elif share > MAX_BRAIN_SHARE:
         found = f"{share:.0%} of the voxels are not 0, a brain takes about 20 %: looks unstripped"
-        raise BadFile(record.image, found, "give the skull-stripped volume, or set unstripped: strip")
+        raise BadFile(record.image, found, "give the skull-stripped volume, or set unstripped: strip or hd-bet")
     if record.mask is None:
         return volume, affine, None
     truth, other = read_nifti(record.mask, canonical=True)
