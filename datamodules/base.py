@@ -598,7 +598,9 @@ class AnomalyDataModule(LightningDataModule):
 
     def recipe(self) -> dict[str, Any]:
         """What a checkpoint has to know to read other files as the training images were read, in plain values."""
-        own = [key for key in inspect.signature(type(self).__init__).parameters if hasattr(self, key)]
+        lineage = [one for one in type(self).__mro__ if issubclass(one, AnomalyDataModule) and "__init__" in vars(one)]
+        named = dict.fromkeys(key for one in lineage for key in inspect.signature(one.__init__).parameters)
+        own = [key for key in named if hasattr(self, key)]
         own = [key for key in own if key not in _COMMON and key != "table" and not key.endswith("root")]
         known = {"image_size": list(self.spatial_size), "channels": self.channels}
         return {

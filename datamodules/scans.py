@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.cache import Prepared
 from datamodules.collection import Collection
+from datamodules.listing import NIFTI, kind
 from datamodules.preprocessing import moving, plain, read_volume_mask, resize_image, resize_mask, scaling
 from datamodules.reading import Array, BadFile, read_volume_file, volume_geometry
 from datamodules.records import Record, hash_order, held_out
@@ -153,7 +154,7 @@ def prepare_scan(
     if values.min() == values.max():
         raise BadFile(record.image, "a constant volume", "fetch it again")
     inside = values != 0
-    for path in record.companions:
+    for path in (one for one in record.companions if kind(one) in NIFTI):  # not the second file of a pair
         inside = read_volume_mask(path, values.shape, volume.affine, volume.oriented)
         if not inside.any():
             raise BadFile(path, "an empty mask", "fetch it again or remove it")

@@ -247,3 +247,12 @@ def test_the_way_back_into_the_file(name: str, options: dict[str, Any], made: Pa
     truth = nib.load(record.mask).get_fdata() > 0
     voxels = np.clip(voxels, 0, np.array(truth.shape)[:, None] - 1)
     assert truth[tuple(voxels)].mean() > 0.8
+
+
+def test_a_checkpoint_keeps_what_other_files_are_read_by(made: Path) -> None:
+    data = _open("nnunet", made, mode="volumes", image_size=(16, 24, 24), intensity_range=(0, 3000), channel=0)
+    data.setup()
+    kept = data.recipe()["init_args"]
+    assert (kept["mode"], kept["intensity_range"], kept["channel"]) == ("volumes", [0, 3000], 0)
+    assert "root" not in kept
+    assert "batch_size" not in kept
