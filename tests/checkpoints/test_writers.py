@@ -113,3 +113,90 @@ def test_another_configuration_is_told_in_a_sentence(place, tmp_path, monkeypatc
     told = capsys.readouterr().err
     assert "the checkpoint does not fit the configuration" in told
     assert "Traceback" not in told
+
+
+def test_benchmarks_start_from_any_of_them(place, tmp_path, monkeypatch):
+    _, files, arguments = place
+    monkeypatch.chdir(tmp_path)
+    root = arguments[arguments.index("--data.root") + 1]
+    own = {"class_path": "autoencoder", "init_args": {"hidden_dims": [4, 8], "latent_dim": 4}}
+    suite = {
+        "models": {writer: {**own, "init_from": str(files[writer])} for writer in WRITERS},
+        "data": {"own": {"class_path": "Folder", "init_args": {"root": root, "image_size": 32}}},
+        "budget": "equal_steps",
+        "trainer": {"max_steps": 1, "accelerator": "cpu"},
+    }
+    Path("suite.yaml").write_text(json.dumps(suite))
+    assert main(["benchmark", "suite.yaml", "--out", "bench"]) == 0
+    scores = {(Path("bench/cells") / f"{writer}--own--0" / "scores.csv").read_text() for writer in WRITERS}
+    assert len(scores) == 1  # all started from the same weights
+
+
+def test_the_hub_in_every_command(place, server, cache, tmp_path, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    folder, files, arguments = place
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.yaml", "model.safetensors"):
+        server.files[f"/me/model/resolve/main/{name}"] = (files["pushed"] / name).read_bytes()
+    server.files["/"] = b"hub"
+    server.headers["X-Repo-Commit"] = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    source = "hf://me/model"
+    data = arguments[arguments.index("--data") :]
+    assert main(["validate", *data, "--ckpt_path", source]) == 0  # its method too
+    assert main(["test", *data, "--ckpt_path", source]) == 0
+    new = ["--input", str(folder / "new"), "--predictions.folder", "scored", "--predictions.formats", "[]"]
+    assert main(["predict", "--ckpt_path", source, *new]) == 0
+    assert main(["export", source, "--format", "safetensors", "--out", "again"]) == 0
+    assert main(["push", source, "--out", "shared"]) == 0
+    capsys.readouterr()
+    assert main(["fit", *data, "--trainer.max_steps", "1", "--init_from", source]) == 0
+    assert " 0 new, 0 ignored" in capsys.readouterr().out
+    assert main(["fit", *data, "--trainer.max_steps", "3", "--ckpt_path", source]) == 2
+    assert "--init_from hf://me/model starts a new fit" in capsys.readouterr().err
+
+
+CRASHES = """
+from lightning.pytorch import Callback
+
+class Crash(Callback):
+    def on_fit_start(self, *_): raise ZeroDivisionError("by design")
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+"""
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_crashes_and_late_refusals_leave_no_run_folder(command, place, tmp_path, monkeypatch, capsys):
+    folder, files, arguments = place
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("crashes_of_a_test.py").write_text(CRASHES)
+    source = ["--ckpt_path", str(files["pushed"])] if command != "fit" else ["--trainer.max_steps", "1"]
+    files_of_it = ["--input", str(folder / "new")] if command == "predict" else []
+    call = [command, *arguments, *source, *files_of_it]
+    assert main([*call, "--trainer.callbacks", "[{class_path: crashes_of_a_test.Crash}]"]) == 1
+    assert "by design" in capsys.readouterr().err
+    Path("empty").mkdir()
+    root = call.index("--data.root") + 1
+    late = [*call[:root], "empty", *call[root + 1 :]]
+    if command == "predict":
+        late[late.index("--input") + 1] = "empty"
+    assert main(late) == 2
+    wrong = [word.replace("[4, 8]", "[4, 16]") for word in call]
+    if command == "fit":
+        wrong += ["--init_from", str(files["last"]), "--init_from.strict", "true"]
+    assert main(wrong) == 2
+    assert not list(Path().glob("runs/*"))
+
+
+@pytest.mark.parametrize("command", ["export", "push", "import"])
+def test_refusals_leave_no_files(command, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("no.ckpt").write_bytes(b"nothing")
+    form = ["--format", "onnx"] if command == "export" else []
+    assert main([command, "no.ckpt", *form, "--out", "made"]) == 2
+    assert [path.name for path in Path().iterdir()] == ["no.ckpt"]
