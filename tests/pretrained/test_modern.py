@@ -18,6 +18,7 @@ from zoo.pretrained.cs_flow import _CrossCoupling
 from zoo.pretrained.dinomaly import LinearAttention
 from zoo.pretrained.inp_former import PrototypeAttention
 from zoo.pretrained.rd_plus_plus import _projector, add_noise
+from zoo.pretrained.utrad import _group, _ungroup
 from zoo.registry import load_class, methods
 from zoo.synthetic.perlin import fractal_noise
 
@@ -50,6 +51,7 @@ def trained_parameters(model):
         ("cflow", 64, {"backbone": "resnet18"}, 8.6e6),
         ("simplenet", 64, {"backbone": "resnet18"}, 3.94e6),
         ("mkd", 32, {}, 0.344e6),
+        ("utrad", 256, {}, 91.7e6 - 64 * 64 * 512),  # positions are counted there, and not trained
         ("dinomaly", 56, {"backbone": "vit_small_patch14_reg4_dinov2"}, 15.38e6),
         ("inp_former", 56, {"backbone": "vit_small_patch14_reg4_dinov2"}, 17.15e6),
         ("cfa", 64, {"backbone": "resnet18"}, (448 + 2) * 448 + 448 + 1),
@@ -277,3 +279,15 @@ def test_stable_adamw_is_adamw_until_a_gradient_exceeds_its_history():
     for number in range(3):
         assert torch.allclose(pairs[0][number], pairs[1][number], atol=1e-6)
     assert float(pairs[0][3].norm()) < 0.6 * float(pairs[1][3].norm())
+
+
+def test_groups_of_utrad_and_their_inverse_give_the_grid_back():
+    tokens = torch.arange(2 * 256).view(2, 256, 1).float()
+    groups = _group(tokens, 16)
+    assert groups[0, :, 0].tolist() == [16 * row + column for row in range(4) for column in range(4)]
+    assert torch.equal(_ungroup(groups, 4), tokens)
+
+
+def test_utrad_names_the_sizes_that_its_groups_fit():
+    with pytest.raises(UserError, match="has 8 x 8 places; UTRAD needs 4, 16 or 64 a side, for example image_size 64"):
+        built("utrad", 32)

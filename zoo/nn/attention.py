@@ -29,6 +29,55 @@ class CrossAttention(nn.Module):
         return found
 
 
+class Attend(nn.Module):
+    """Attention with residual and the norm behind it; positions go to queries and keys alone.
+
+    Args:
+        width: channels of all tokens.
+        heads: number of heads.
+        dropout: probability, on what is added.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention, self.dropout, self.norm = CrossAttention(width, heads), nn.Dropout(dropout), nn.LayerNorm(width)
+
+    def forward(
+        self, x: Tensor, source: Tensor, positions: Tensor | None = None, allowed: Tensor | None = None
+    ) -> Tensor:
+        """``(B, N, C)`` and ``(B, M, C)`` -> ``(B, N, C)``; positions ``(N, C)`` where both have the same places."""
+        query, key = (x, source) if positions is None else (x + positions, source + positions)
+        found: Tensor = self.norm(x + self.dropout(self.attention(query, key, source, allowed)))
+        return found
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with residual and the norm behind it.
+
+    Args:
+        width: channels.
+        hidden: between the layers.
+        dropout: probability, behind each.
+        activation: between them; by default a ReLU.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.ReLU() if activation is None else activation,
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+            nn.Dropout(dropout),
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        found: Tensor = self.norm(x + self.layers(x))
+        return found
+
+
 class GridPositions(nn.Module):
     """Learned codes of rows and columns, half of the channels each, uniform in [0, 1) at first (DETR's).
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.module import Batch, Prediction
-from zoo.nn.attention import CrossAttention, GridPositions, neighbourhood
+from zoo.nn.attention import Attend, FeedForward, GridPositions, neighbourhood
 from zoo.nn.features import FeatureExtractor
 from zoo.nn.schedules import drops, trained
 from zoo.pretrained._frozen import FrozenFeatures
@@ -154,36 +154,10 @@ class UniAD(FrozenFeatures):
         return Prediction(score, anomaly_map)
 
 
-class _FeedForward(nn.Module):
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.norm(x + self.layers(x))
-        return found
-
-
-class _Attend(nn.Module):
-    """Masked attention with residual and the norm behind it; positions go to queries and keys alone."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.attention, self.dropout, self.norm = CrossAttention(width, heads), nn.Dropout(dropout), nn.LayerNorm(width)
-
-    def forward(self, x: Tensor, source: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
-        mixed = self.attention(x + positions, source + positions, source, seen)
-        found: Tensor = self.norm(x + self.dropout(mixed))
-        return found
-
-
 class _EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.attend, self.feed = _Attend(width, heads, dropout), _FeedForward(width, hidden, dropout)
+        self.attend, self.feed = Attend(width, heads, dropout), FeedForward(width, hidden, dropout)
 
     def forward(self, x: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
         found: Tensor = self.feed(self.attend(x, x, positions, seen))
@@ -196,8 +170,8 @@ class _DecoderLayer(nn.Module):
     def __init__(self, places: int, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.empty(places, width))
-        self.ask, self.follow = _Attend(width, heads, dropout), _Attend(width, heads, dropout)
-        self.feed = _FeedForward(width, hidden, dropout)
+        self.ask, self.follow = Attend(width, heads, dropout), Attend(width, heads, dropout)
+        self.feed = FeedForward(width, hidden, dropout)
 
     def forward(self, before: Tensor, memory: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
         queries = self.queries.expand(memory.shape[0], -1, -1)
