@@ -173,14 +173,8 @@ class _Level(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int, dropout: float, depth: int) -> None:
         super().__init__()
 
-        def feed() -> FeedForward:
-            return FeedForward(width, hidden, dropout, nn.GELU())
-
-        def attend() -> Attend:
-            return Attend(width, heads, dropout)
-
-        self.encoder = nn.ModuleList(nn.ModuleList([attend(), feed()]) for _ in range(depth))
-        self.decoder = nn.ModuleList(nn.ModuleList([attend(), attend(), feed()]) for _ in range(depth))
+        self.encoder = nn.ModuleList(_Layer(width, heads, hidden, dropout, asks=False) for _ in range(depth))
+        self.decoder = nn.ModuleList(_Layer(width, heads, hidden, dropout, asks=True) for _ in range(depth))
         self.shortcut = nn.Sequential(
             nn.Linear(width, _NARROW), nn.LayerNorm(_NARROW), nn.GELU(), nn.Linear(_NARROW, width), nn.LayerNorm(width)
         )
@@ -189,17 +183,33 @@ class _Level(nn.Module):
     def encode(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Groups ``(G, 16, C)`` -> what the decoder gets of them, of the same shape, and their codes ``(G, C)``."""
         x = F.pad(places, (0, 0, 0, 1))  # and a token of zeros
-        for attend, feed in self.encoder:  # type: ignore[misc]
-            x = feed(attend(x, x))
+        for layer in self.encoder:
+            x = layer(x)
         return self.shortcut(x[:, :-1]), x[:, -1]
 
     def decode(self, code: Tensor, places: Tensor) -> Tensor:
         """Codes ``(G, 1, C)`` and short cuts ``(G, 16, C)`` -> ``(G, 16, C)``."""
         known = torch.cat([code, places], dim=1)
         x = self.queries.expand(places.shape[0], -1, -1)
-        for attend, ask, feed in self.decoder:  # type: ignore[misc]
-            x = feed(ask(attend(x, x), known))
+        for layer in self.decoder:
+            x = layer(x, known)
         return x
+
+
+class _Layer(nn.Module):
+    """Attention among the tokens, to others if it asks them, and two linear layers; norms behind each."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float, *, asks: bool) -> None:
+        super().__init__()
+        self.attend, self.ask = Attend(width, heads, dropout), Attend(width, heads, dropout) if asks else None
+        self.feed = FeedForward(width, hidden, dropout, nn.GELU())
+
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        x = self.attend(x, x)
+        if self.ask is not None and known is not None:
+            x = self.ask(x, known)
+        found: Tensor = self.feed(x)
+        return found
 
 
 def _group(tokens: Tensor, side: int) -> Tensor:
