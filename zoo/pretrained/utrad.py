@@ -4,7 +4,7 @@ Chen et al. 2022, "UTRAD: anomaly detection and localization with U-transformer"
 """
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -129,12 +129,13 @@ class UTRAD(FrozenFeatures):
             ``(B, N, C)``, and ``(B, N)``.
         """
         tokens, side, shortcuts = self.project_in(features) + self.positions, self.grid, []
-        for level in self.levels:
+        levels = cast(list[_Level], list(self.levels))
+        for level in levels:
             places, tokens = level.encode(_group(tokens, side))
             side //= _SIDE
             tokens = tokens.view(features.shape[0], side * side, -1)
             shortcuts.append(places)
-        for level, places in zip(reversed(self.levels), shortcuts[::-1], strict=True):
+        for level, places in zip(levels[::-1], shortcuts[::-1], strict=True):
             tokens = _ungroup(level.decode(tokens.flatten(0, 1).unsqueeze(1), places), side)
             side *= _SIDE
         on_grid = tokens.detach().mT.unflatten(2, (side, side))
