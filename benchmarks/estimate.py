@@ -42,10 +42,11 @@ def estimate(cell: Cell, finished: dict[str, list[float]], steps: dict[str, Any]
     measured, side = steps["methods"].get(name), data.get("image_size")
     accelerator = trainer.get("accelerator", "auto")
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not visible_gpus())
-    if measured is None or not on_cpu or "max_steps" not in trainer or not side:
+    batch = data.get("batch_size", 32)
+    if measured is None or not on_cpu or "max_steps" not in trainer or not side or batch == "auto":
         return Estimate(None, "not measured on this device" if measured else "never measured")
     sides = [side, side] if isinstance(side, int) else side
-    scale = float(np.prod(sides)) * data.get("batch_size", 32) / (steps["image_size"] ** 2 * steps["batch_size"])
+    scale = float(np.prod(sides)) * batch / (steps["image_size"] ** 2 * steps["batch_size"])
     return Estimate(trainer["max_steps"] * measured * scale + steps["start_seconds"], "measured steps, rough")
 
 

@@ -34,14 +34,14 @@ def match_masks(root: Path, anomalous: list[Path]) -> tuple[dict[Path, Path | No
     found: dict[str, Path] = {}
     problems: list[BadFile] = []
     for file in list_files(folder):
-        name = stem(file.relative_to(folder).as_posix())
+        name = plain_ending(stem(file.relative_to(folder).as_posix()))
         if found.setdefault(name, file) != file:
             problems.append(BadFile(file, f"a second mask {name}, the first is {found[name].name}", "keep one"))
     if not found and any(folder.iterdir()) and anomalous:
         problems.append(BadFile(folder, "no mask in it can be read", "save masks as png, or as nii.gz for volumes"))
     masks: dict[Path, Path | None] = {}
     for image in anomalous:
-        name = stem(image.relative_to(images).as_posix())
+        name = plain_ending(stem(image.relative_to(images).as_posix()))
         mask = next((found[name + end] for end in MASK_ENDINGS if name + end in found), None)
         if mask is not None or not found:
             masks[image] = mask
@@ -51,6 +51,12 @@ def match_masks(root: Path, anomalous: list[Path]) -> tuple[dict[Path, Path | No
     orphans = sorted(set(found.values()) - set(masks.values()))
     problems += [BadFile(mask, f"no image of that name in {images}", "rename or remove it") for mask in orphans]
     return masks, problems
+
+
+def plain_ending(name: str) -> str:
+    """A mask's name with its ending in small letters: ``a_GT`` is ``a_gt``."""
+    end = next((end for end in MASK_ENDINGS if end and name.lower().endswith(end)), "")
+    return name[: len(name) - len(end)] + end
 
 
 def missing_group(root: Path, name: str) -> str:

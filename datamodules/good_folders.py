@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.cache import Prepared
 from datamodules.collection import Collection, first_group
 from datamodules.folder import prepare_file
-from datamodules.folder_layout import MASK_ENDINGS
+from datamodules.folder_layout import MASK_ENDINGS, plain_ending
 from datamodules.listing import list_files, shown, stem
 from datamodules.preprocessing import read_mask
 from datamodules.reading import BadFile
@@ -84,9 +84,8 @@ class GoodFolders(Collection):
                 if folder.name == "good":
                     records.append(Record(name, str(file), "test"))
                     continue
-                mask = next(
-                    (masks[stem(file.name) + end] for end in MASK_ENDINGS if stem(file.name) + end in masks), None
-                )
+                own = plain_ending(stem(file.name))
+                mask = next((masks[own + end] for end in MASK_ENDINGS if own + end in masks), None)
                 if masks and mask is None:
                     problems.append(BadFile(file, "no mask of its name", f"add it beside {next(iter(masks.values()))}"))
                 else:
@@ -147,7 +146,7 @@ def _masks(tree: Path, folder: Path) -> dict[str, Path]:
     """Masks of one folder of ``test`` by the stem of their names."""
     for place in (*(folder / name for name in _MASKS_BESIDE), tree / "ground_truth" / folder.name):
         if place.is_dir():
-            return {stem(file.name): file for file in list_files(place)}
+            return {plain_ending(stem(file.name)): file for file in list_files(place)}
     return {}
 
 

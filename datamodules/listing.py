@@ -65,6 +65,7 @@ class Listing(NamedTuple):
         counts = [f"{count} {kind or 'of no known kind'}" for kind, count in list(kinds.items())[:6]]
         more = [f"and {len(kinds) - 6} more kinds"] if len(kinds) > 6 else []
         remedy = "pip install SimpleITK" if set(kinds) & set(ITK) else "convert those that are images"
+        remedy = "mend the links" if set(kinds) == {"broken link"} else remedy
         found = ", ".join([*counts, *more])
         return f"not read: {found} (for example {shown(self.example[next(iter(kinds))])}); {remedy}"
 

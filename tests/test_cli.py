@@ -251,6 +251,11 @@ def test_a_logger_that_cannot_be_had_is_one_sentence(data, capsys, monkeypatch):
     )
 
 
+def test_what_an_optimiser_refuses_is_one_sentence(data, capsys):
+    assert main(["fit", *TINY, *data, "--model.lr", "-1", "--trainer.max_steps", "1"]) == 2
+    assert "the optimiser refuses a setting: Invalid learning rate: -1.0" in capsys.readouterr().err
+
+
 def test_best_checkpoint_is_the_one_that_is_tested(data):
     Path("best.yaml").write_text(
         "trainer:\n  callbacks:\n  - class_path: ModelCheckpoint\n"

@@ -463,3 +463,21 @@ def test_data_sets_travel_to_spawned_workers_without_pixels(tmp_path: Path) -> N
         assert len(packed) < 4000
         again, first = pickle.loads(packed).__getitems__([0]), loader.dataset.__getitems__([0])  # type: ignore[attr-defined]
         assert (again["image"] == first["image"]).all()
+
+
+@pytest.mark.parametrize("ending", ["_seg", "-Mask", "_GT", "_Label", ""])
+def test_masks_are_found_by_their_endings(ending: str, tmp_path: Path) -> None:
+    """Also where an image's own name ends so."""
+    from datamodules.folder_layout import match_masks
+
+    images = [tmp_path / "test/anomalous" / name for name in ("a.png", "b_GT.png", "B.v1.png")]
+    for image in images:
+        mask = tmp_path / "masks" / f"{image.stem}{ending}.png"
+        for path in (image, mask):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(path)
+    found, problems = match_masks(tmp_path, images)
+    assert problems == []
+    assert {image.name: mask.name for image, mask in found.items()} == {
+        image.name: f"{image.stem}{ending}.png" for image in images
+    }

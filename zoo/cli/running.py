@@ -43,6 +43,7 @@ from zoo.checkpoints.marks import result_of
 from zoo.checkpoints.reading import read_checkpoint
 from zoo.checkpoints.saving import attach_result
 from zoo.cli.calibrate import calibrate_after_fit, find_calibration, members_of
+from zoo.cli.memory import settle_batch
 from zoo.cli.options import resolve_names, take_run, todays, with_place
 from zoo.cli.parsing import MODE, Parser, use_short_names
 from zoo.cli.prediction import (
@@ -141,6 +142,10 @@ def _call(command: str, call: "Call", resolved: list[str], files: list[Path]) ->
         if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
             first = " ".join(str(error).splitlines()[1:2]).strip()
             raise UserError(f"the checkpoint does not fit the configuration: {first}\n{_OWN_CONFIGURATION}") from error
+        if isinstance(error, ValueError) and _of_optimiser(error):
+            raise UserError(
+                f"the optimiser refuses a setting: {error}; see the method's options (model.lr, ...)"
+            ) from error
         early = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on")
         if not early and not isinstance(error, UserError | MisconfigurationException):
             raise
@@ -153,6 +158,14 @@ def _full_place(folder: Path) -> Path:
     places = [folder, Path(tempfile.gettempdir()), default_cache()]
     full = [place for place in places if place.is_dir() and shutil.disk_usage(place).free < _ROOM]
     return full[0] if full else folder
+
+
+def _of_optimiser(error: BaseException) -> bool:
+    """Whether an optimiser's constructor has raised it: a negative learning rate, for example."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and "optim" in Path(place.tb_frame.f_code.co_filename).parts
 
 
 @dataclass
@@ -451,6 +464,8 @@ class ZooCLI(LightningCLI):
 
     def run_fit(self) -> None:
         """Fit; then test if asked to."""
+        if self.checkpoint is None:
+            self._settle_batch()
         started = time.perf_counter()
         self.trainer.fit(self.model, self.datamodule, ckpt_path=_path(self.checkpoint), weights_only=True)
         self.fit_seconds = time.perf_counter() - started
@@ -464,6 +479,16 @@ class ZooCLI(LightningCLI):
             self.trainer.test(self.model, self.datamodule, ckpt_path=best_path, weights_only=True, verbose=False)
             self._keep_result(best_path)
         self._say("test", "predict --input FILE_OR_FOLDER")
+
+    def _settle_batch(self) -> None:
+        """Refuse a batch that cannot fit; keep what ``auto`` has chosen in the run's configuration."""
+        chosen = settle_batch(self.model, self.datamodule, self.trainer)
+        if chosen is None or self.folder is None:
+            return
+        content = yaml.safe_load(self.text)
+        content["data"]["init_args"]["batch_size"] = chosen
+        self.text = yaml.safe_dump(content, sort_keys=False)
+        write_text(self.folder / "config.yaml", self.text)
 
     def run_validate(self) -> None:
         """Validate and print the metrics."""
