@@ -109,6 +109,15 @@ def test_methods_export_with_every_family_of_backbones(name, backbone):
 
 
 @pytest.mark.parametrize(
+    "backbone", [pytest.param(one, marks=pytest.mark.slow if number else ()) for number, one in enumerate(BACKBONES)]
+)
+def test_onnx_knows_every_family_of_backbones(backbone):
+    count = len(methods()["padim"].tiny["layers"])
+    found = largest_difference("padim", "onnx", backbone=backbone, layers=BACKBONES[backbone][:count])
+    assert found <= TOLERANCE["onnx"]
+
+
+@pytest.mark.parametrize(
     "chosen", ["combined", *(pytest.param(one, marks=pytest.mark.slow) for one in ("elbo_gradient", "restoration"))]
 )
 def test_gradients_become_plain_operations(chosen):
