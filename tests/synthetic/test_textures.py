@@ -5,9 +5,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from zoo.self_supervised.draem import turned
 from zoo.synthetic.perlin import paste_textures
-from zoo.synthetic.textures import ALTERATIONS, alter_texture
+from zoo.synthetic.textures import ALTERATIONS, alter_texture, turned
 
 
 @pytest.mark.parametrize("channels", [1, 3])

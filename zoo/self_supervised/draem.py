@@ -23,6 +23,7 @@ from zoo.self_supervised._segmenter import SyntheticSegmenter, beside
 from zoo.synthetic.perlin import paste_textures
 from zoo.synthetic.sources import read_sources
 from zoo.synthetic.strategy import rated_batch
+from zoo.synthetic.textures import turned
 
 
 class Draem(SyntheticSegmenter):
@@ -38,9 +39,8 @@ class Draem(SyntheticSegmenter):
         depth: halvings of the U-Net; the paper: 5.
         textures: folder of texture images, the paper: DTD; None: see above.
         alter_textures: change each texture by three of ten operations on colours and geometry
-            (:mod:`zoo.synthetic.textures`), as the original; files from before this option did not.
-        turned: share of training images that are turned by up to 90 degrees, black outside, as the original; 0 in
-            files from before this option.
+            (:mod:`zoo.synthetic.textures`), as the original.
+        turned: share of training images that are turned by up to 90 degrees, black outside, as the original.
         strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
             equalised; instead of textures the raters' discs of other images, anomalous above a label of 0.1.
         smoothing: side of the average whose largest value is the score; the paper: 21.
@@ -126,17 +126,3 @@ class Draem(SyntheticSegmenter):
         restored, logits = self.segment(self.prepare(image))
         anomaly_map = logits.softmax(dim=1)[:, 1:]
         return Prediction(largest_average(anomaly_map, self.hparams["smoothing"]), anomaly_map, restored)
-
-
-def turned(image: Tensor, rng: np.random.Generator, share: float) -> Tensor:
-    """Training images ``(B, C, H, W)``, a share of them turned by up to 90 degrees, 0 outside."""
-    if share == 0:
-        return image
-    chosen = rng.random(len(image)) < share
-    angles = torch.from_numpy(np.where(chosen, rng.uniform(-np.pi / 2, np.pi / 2, len(image)), 0)).to(image)
-    height, width = image.shape[2:]
-    sine, cosine, nothing = angles.sin(), angles.cos(), torch.zeros_like(angles)
-    rows = [cosine, -sine * height / width, nothing, sine * width / height, cosine, nothing]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(image.shape), align_corners=False)
-    moved = F.grid_sample(image, grid, align_corners=False)
-    return torch.where(torch.from_numpy(chosen).to(image.device).view(-1, 1, 1, 1), moved, image)

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 Array = NDArray[Any]
 COUNT = 3
@@ -104,3 +107,17 @@ ALTERATIONS: tuple[Callable[[Array, np.random.Generator], Array], ...] = (
     _equalise,
     _turn,
 )
+
+
+def turned(image: Tensor, rng: np.random.Generator, share: float) -> Tensor:
+    """Training images ``(B, C, H, W)``, a share of them turned by up to 90 degrees, 0 outside."""
+    if share == 0:
+        return image
+    chosen = rng.random(len(image)) < share
+    angles = torch.from_numpy(np.where(chosen, rng.uniform(-np.pi / 2, np.pi / 2, len(image)), 0)).to(image)
+    height, width = image.shape[2:]
+    sine, cosine, nothing = angles.sin(), angles.cos(), torch.zeros_like(angles)
+    rows = [cosine, -sine * height / width, nothing, sine * width / height, cosine, nothing]
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(image.shape), align_corners=False)
+    moved = F.grid_sample(image, grid, align_corners=False)
+    return torch.where(torch.from_numpy(chosen).to(image.device).view(-1, 1, 1, 1), moved, image)
