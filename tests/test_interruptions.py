@@ -100,3 +100,36 @@ def test_a_final_test_that_was_stopped_is_done_again(fit):
     for name in ("scores.csv", "panels/most_anomalous.png", "panels/least_anomalous.png"):
         assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
     assert not [path for path in stopped.rglob("*") if "partial" in path.name]
+
+
+BROKEN = {"WandbLogger": ["wandb"], "TensorBoardLogger": ["tensorboard", "tensorboardX"], "NoSuchLogger": []}
+
+
+def broken(packages):
+    """What makes packages raise when they are imported, as half-installed ones do."""
+    for package in packages:
+        Path("broken", package).mkdir(parents=True)
+        Path("broken", package, "__init__.py").write_text("raise ImportError('half installed')\n")
+    return "sys.path.insert(0, 'broken')\n"
+
+
+@pytest.mark.parametrize("logger", BROKEN)
+def test_a_logger_whose_package_is_broken_or_missing(logger, fit):
+    """One sentence, and no run folder."""
+    logger_path = f"lightning.pytorch.loggers.{logger}"
+    process = start([*fit, "--trainer.max_steps", "1", "--trainer.logger", logger_path], broken(BROKEN[logger]))
+    _, told = process.communicate(timeout=300)
+    lines = [line for line in told.splitlines() if "Warning" not in line and line.strip()]
+    assert process.returncode == 2, told
+    assert "Traceback" not in told
+    assert len(lines) <= 6
+    assert not list(Path().glob("runs/*"))
+
+
+def test_a_package_that_is_broken(fit):
+    process = start([*fit, "--trainer.max_steps", "1"], broken(["torchmetrics"]))
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2, told
+    assert "Traceback" not in told
+    assert "half installed" in told
+    assert not list(Path().glob("runs/*"))
