@@ -304,3 +304,45 @@ def test_maps_of_resampled_volumes_lie_in_their_files(mode, tmp_path):
     brain, values = source.get_fdata() != 0, percentile.get_fdata()
     assert values.max() > 99
     assert values[brain].mean() > 2 * values[~brain].mean()  # they lie on the brain
+
+
+def test_images_of_a_bids_data_set_become_a_derivative(tmp_path):
+    import nibabel
+
+    rng = np.random.default_rng(0)
+
+    def write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(rng.random((8, 8, 3), np.float32), np.diag([1.0, 1, 2, 1])), path)
+
+    for number in range(60):
+        write(tmp_path / "data" / "train" / "normal" / f"{number:02d}.nii.gz")
+    raw = tmp_path / "raw"
+    for name in (
+        "sub-01/anat/sub-01_T1w",
+        "sub-01/anat/sub-01_T2w",
+        "sub-02/ses-1/anat/sub-02_ses-1_T1w",
+        "sub-03/odd",
+    ):
+        write(raw / f"{name}.nii.gz")
+    (raw / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.9.0"}')
+    arguments = ["--model", "Statistical", "--data", "Folder", "--data.root", str(tmp_path / "data")]
+    arguments += ["--data.image_size", "8", "--trainer.accelerator", "cpu"]
+    assert main(["fit", *arguments, "--trainer.default_root_dir", str(tmp_path / "runs")]) == 0
+    run = next((tmp_path / "runs").iterdir())
+    assert main(["predict", "--run", str(run), "--input", str(raw), "--predictions.formats", "[nifti]"]) == 0
+    made = run / "predictions-001"
+    derived = made / "derivatives" / "uad-zoo"
+    assert sorted(path.relative_to(derived).as_posix() for path in derived.rglob("*.nii.gz")) == [
+        "sub-01/anat/sub-01_desc-anomalyT2w_mask.nii.gz",
+        "sub-01/anat/sub-01_desc-anomaly_mask.nii.gz",
+        "sub-01/anat/sub-01_desc-anomalypercentile_T1w.nii.gz",
+        "sub-01/anat/sub-01_desc-anomalypercentile_T2w.nii.gz",
+        "sub-02/ses-1/anat/sub-02_ses-1_desc-anomaly_mask.nii.gz",
+        "sub-02/ses-1/anat/sub-02_ses-1_desc-anomalypercentile_T1w.nii.gz",
+    ]
+    about = json.loads((derived / "dataset_description.json").read_text())
+    assert (about["DatasetType"], about["GeneratedBy"][0]["Name"]) == ("derivative", "uad-zoo")
+    sidecar = json.loads((derived / "sub-02/ses-1/anat/sub-02_ses-1_desc-anomaly_mask.json").read_text())
+    assert sidecar == {"Type": "Lesion", "Sources": ["bids:raw:sub-02/ses-1/anat/sub-02_ses-1_T1w.nii.gz"]}
+    assert len(list(made.glob("nifti/**/odd_*.nii.gz"))) == 2

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datamodules import listing
 from zoo.callbacks.gathering import Gathering, Row
-from zoo.decision import dicom, findings, nifti, overlay
+from zoo.decision import bids, dicom, findings, nifti, overlay
 from zoo.decision.calibration import Calibration
 from zoo.decision.cases import CaseScore, group, group_by_fold
 from zoo.decision.decide import NOT_DECIDED, UNKNOWN_PATIENTS, Decisions, Rule, decide
@@ -397,9 +397,17 @@ def _write_nifti(
     source = members[0].source
     percent = _on_file(findings.pixel_percentiles(maps, scale), members)
     mask = _on_file((labels > 0).astype(np.uint8), members)
+    derived = bids.source_of(source)
     for kind, values, largest in (("percentile", percent, 100.0), ("mask", mask, 1.0)):
-        path = context.name_for(name, "nifti", f"_{kind}.nii.gz")
+        if derived is None:
+            path = context.name_for(name, "nifti", f"_{kind}.nii.gz")
+        else:
+            base, fuller = derived.bases[kind]
+            path = context.names.name(base, ".nii.gz", fuller=fuller)
+        (context.folder / path).parent.mkdir(parents=True, exist_ok=True)
         nifti.write_like(source, values, context.folder / path, name=kind, method=context.method, largest=largest)
+        if derived is not None and kind == "mask":
+            bids.write_about(context.folder, derived, path, context.version)
 
 
 def _write_dicom(
