@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.self_supervised.anatpaste import lungs, paste_softly
+from zoo.synthetic.soft_patches import lungs, paste_softly
 
 
 @pytest.fixture

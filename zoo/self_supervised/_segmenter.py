@@ -17,6 +17,8 @@ from zoo.nn.unet import UNet
 from zoo.scoring.pooling import PoolingRule
 from zoo.synthetic.strategy import equalise_histogram
 
+Altered = tuple[Tensor, ...]  # altered images (B, C, *S), labels (B, 1, *S), and what else a method's loss needs
+
 
 class SyntheticSegmenter(AnomalyModule):
     """A network's logits against the soft label of a task; a subclass writes ``build`` and :meth:`make_anomalies`.
@@ -51,9 +53,7 @@ class SyntheticSegmenter(AnomalyModule):
         return equalise_histogram(image.clamp(0, 1)) if self.hparams.get("strategy") else image
 
     @abstractmethod
-    def make_anomalies(
-        self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
+    def make_anomalies(self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None) -> Altered:
         """Altered images and labels of a batch, and what else the method's loss needs.
 
         Args:

@@ -1,7 +1,6 @@
 """DRAEM: an autoencoder removes pasted textures, and a U-Net that sees the image and its reconstruction marks them.
 
-Zavrtanik et al., "DRAEM: a discriminatively trained reconstruction embedding for surface anomaly detection", ICCV 2021
-(arXiv 2108.07610).
+Zavrtanik et al. 2021, "DRAEM: a discriminatively trained reconstruction embedding for surface anomaly detection".
 """
 
 from typing import Any, ClassVar
@@ -19,30 +18,26 @@ from zoo.nn.unet import UNet
 from zoo.sample import DataSource
 from zoo.scoring.pooling import largest_average
 from zoo.scoring.ssim import ssim_loss
-from zoo.self_supervised._segmenter import SyntheticSegmenter, beside
+from zoo.self_supervised._segmenter import Altered, SyntheticSegmenter, beside
 from zoo.synthetic.perlin import paste_textures
-from zoo.synthetic.sources import read_sources
 from zoo.synthetic.strategy import rated_batch
-from zoo.synthetic.textures import turned
+from zoo.synthetic.textures import read_textures, turned
 
 
 class Draem(SyntheticSegmenter):
     """Discriminatively trained reconstruction embedding (DRAEM).
 
-    Half of the training images stay clean. The segmentation network is this package's U-Net (instance norm, GELU)
-    instead of the original's (batch norm, ReLU). Without a texture set, which medical data do not have at hand, the
-    texture is Perlin noise over another image of the batch.
+    Half of the training images stay clean. The U-Net is this package's (instance norm, GELU; the original: batch norm,
+    ReLU). Without a texture set the texture is Perlin noise over another image of the batch.
 
     Args:
         reconstruction_width: channels of the autoencoder's first stage; the paper: 128.
         width: channels of the U-Net's first stage; the paper: 64.
         depth: halvings of the U-Net; the paper: 5.
         textures: folder of texture images, the paper: DTD; None: see above.
-        alter_textures: change each texture by three of ten operations on colours and geometry
-            (:mod:`zoo.synthetic.textures`), as the original.
+        alter_textures: change each by three of ten operations (:mod:`zoo.synthetic.textures`), as the original.
         turned: share of training images that are turned by up to 90 degrees, black outside, as the original.
-        strategy: put the confidence-aware strategy around the task (:mod:`zoo.synthetic.strategy`): histograms
-            equalised; instead of textures the raters' discs of other images, anomalous above a label of 0.1.
+        strategy: the confidence-aware one (:mod:`zoo.synthetic.strategy`): raters' discs, anomalous above 0.1.
         smoothing: side of the average whose largest value is the score; the paper: 21.
         lr: of Adam; times 0.2 after 80 % and 90 % of the fit.
         **segmenter: arguments of :class:`~zoo.self_supervised._segmenter.SyntheticSegmenter`.
@@ -56,7 +51,6 @@ class Draem(SyntheticSegmenter):
     }
     tiny = {"image_size": 32, "reconstruction_width": 4, "width": 4, "depth": 3, "smoothing": 5}
     small = {"reconstruction_width": 8, "width": 8, "depth": 3, "smoothing": 5, "lr": 0.001}
-
     before: ClassVar[dict[str, Any]] = {"alter_textures": False, "turned": 0.0}
 
     def __init__(
@@ -74,29 +68,26 @@ class Draem(SyntheticSegmenter):
         **segmenter: Any,
     ) -> None:
         super().__init__(lr=lr, **segmenter)
-        self._textures: np.ndarray | None = None
 
     def build(self) -> None:
         """Create both networks."""
-        hp, channels = self.hparams, self.in_channels
-        self.reconstruction = pooled_autoencoder(channels, self.image_size, hp["reconstruction_width"])
+        hp = self.hparams
+        self.reconstruction = pooled_autoencoder(self.in_channels, self.image_size, hp["reconstruction_width"])
         sizes = {"depth": hp["depth"], "width": hp["width"], "max_width": 8 * hp["width"]}
-        self.segmentation = UNet(self.image_size, 2 * channels, positions=0, out_channels=2, **sizes)
+        self.segmentation = UNet(self.image_size, 2 * self.in_channels, positions=0, out_channels=2, **sizes)
 
     def prepare_fit(self, data: DataSource | None) -> None:
-        """Read the textures."""
-        if self.hparams["textures"] is not None:
-            self._textures = read_sources(self.hparams["textures"], self.image_size, self.in_channels) / 2 + 0.5
+        """Read the textures: what is wrong with them is told before the first batch."""
+        read_textures(self.hparams["textures"], self.image_size, self.in_channels)
 
-    def make_anomalies(
-        self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
+    def make_anomalies(self, image: Tensor, rng: np.random.Generator, foreground: Tensor | None = None) -> Altered:
         """Corrupted images and bool masks, wherever the foreground is; images are cut to [0, 1]."""
         image = image.clamp(0, 1)
         if self.hparams["strategy"]:
             replaced, label, _ = rated_batch(image, rng, task="linear", clean=0.5)
             return replaced, label > 0.1
-        return beside(image, *paste_textures(image.cpu().numpy(), rng, self._textures, self.hparams["alter_textures"]))
+        textures = read_textures(self.hparams["textures"], self.image_size, self.in_channels)
+        return beside(image, *paste_textures(image.cpu().numpy(), rng, textures, self.hparams["alter_textures"]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Squared error and SSIM of the reconstruction, focal loss of the segmentation."""

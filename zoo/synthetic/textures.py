@@ -1,6 +1,7 @@
 """Alterations of textures, after the ten that DRAEM draws three of for every texture (Zavrtanik et al. 2021)."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,25 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from zoo.synthetic.sources import read_sources
+
 Array = NDArray[Any]
 COUNT = 3
+
+
+@lru_cache(maxsize=1)
+def read_textures(folder: str | None, size: tuple[int, ...], channels: int) -> Array | None:
+    """Images of a folder, ``(N, C, H, W)`` in [0, 1]; None without one. The last folder's stay in memory.
+
+    Args:
+        folder: see :func:`~zoo.synthetic.sources.read_sources`.
+        size: ``(H, W)``.
+        channels: C.
+
+    Raises:
+        UserError: nothing to read, or a file that cannot be read.
+    """
+    return None if folder is None else read_sources(folder, size, channels) / 2 + 0.5
 
 
 def alter_texture(texture: Array, rng: np.random.Generator) -> Array:
