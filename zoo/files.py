@@ -68,7 +68,7 @@ def named(path: Path, written: Path | None = None) -> Iterator[None]:
     except Exception as error:
         if (cause := _disk_error(error, written or path)) is not None:
             number = cause.errno or errno.EIO
-            raise OSError(number, cause.strerror or os.strerror(number), str(path)) from error
+            raise OSError(number, cause.strerror or str(cause) or os.strerror(number), str(path)) from error
         raise
 
 
