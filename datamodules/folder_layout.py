@@ -41,8 +41,9 @@ def match_masks(root: Path, anomalous: list[Path]) -> tuple[dict[Path, Path | No
         problems.append(BadFile(folder, "no mask in it can be read", "save masks as png, or as nii.gz for volumes"))
     masks: dict[Path, Path | None] = {}
     for image in anomalous:
-        name = plain_ending(stem(image.relative_to(images).as_posix()))
-        mask = next((found[name + end] for end in MASK_ENDINGS if name + end in found), None)
+        name = stem(image.relative_to(images).as_posix())
+        names = (plain_ending(name + end) for end in MASK_ENDINGS)
+        mask = next((found[one] for one in names if one in found), None)
         if mask is not None or not found:
             masks[image] = mask
         else:

@@ -89,7 +89,7 @@ def _unstripped(tmp_path: Path) -> Case:
     path = _save(_head(values=np.full((25, 30, 21), 7, np.float32) + np.arange(21)), tmp_path / "x.nii.gz")
     message = (
         f"{path}: 100% of the voxels are not 0, a brain takes about 20 %: looks unstripped; "
-        "give the skull-stripped volume, or set unstripped: strip"
+        "give the skull-stripped volume, or set unstripped: strip or hd-bet"
     )
     return lambda: read_volume(Record("x", str(path))), message
 
@@ -392,7 +392,10 @@ def _empty_root(tmp_path: Path) -> Case:
 def _brain_root_without_patients(tmp_path: Path) -> Case:
     for name in ("T1w", "T2w"):
         _save(_head(), tmp_path / "b" / "100206" / "T1w" / f"{name}_acpc_dc_restore_brain.nii.gz")
-    message = f"{tmp_path}/b: no t1 volume of brats20 below it; give the folder of the official tree (`zoo data list`)"
+    message = (
+        f"{tmp_path}/b: no t1 volume of brats20 below it, 2 other volumes are there, such as "
+        "100206/T1w/T1w_acpc_dc_restore_brain.nii.gz; they look like hcp; `zoo data list` shows the official trees"
+    )
     return _root(BrainMRI, tmp_path / "b", message)
 
 
