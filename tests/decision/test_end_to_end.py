@@ -135,7 +135,7 @@ def test_calibrate_for_another_site_and_check(run, folder, capsys, tmp_path):
 def test_cross_conformal_by_hand(run, folder, capsys, tmp_path):
     """Each fold's model, fitted without it, scores every new case; the ranks add up."""
     copy = tmp_path / "run"
-    shutil.copytree(run, copy)
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("predictions-*", "test-*"))
     assert main(["calibrate", "--run", str(copy), "--cross", "4"]) == 0
     assert "cross-conformal with 4 models: guaranteed at twice the level" in capsys.readouterr().out
     known = files.load(copy / "calibrations" / "001.json")
