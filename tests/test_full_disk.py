@@ -96,8 +96,9 @@ def test_export(form, disk, run, capsys):
     if form == "onnx":
         pytest.importorskip("onnx")
     place = disk(20)
-    assert main(["export", str(run), "--format", form, "--out", str(place / "model")]) == 2
-    told(capsys, place, "model")
+    name = "model.pt2" if form == "pt2" else "model"
+    assert main(["export", str(run), "--format", form, "--out", str(place / name)]) == 2
+    told(capsys, place, name)
     assert files(place) == []
 
 

@@ -150,4 +150,5 @@ def _blurred(maps: Tensor) -> Tensor:
     taps = (-0.5 * (place / _SIGMA).square()).exp()
     taps = taps / taps.sum()
     padded = F.pad(maps, (_TAPS // 2,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
+    with torch.autocast(maps.device.type, enabled=False):
+        return F.conv2d(F.conv2d(padded, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))

@@ -170,7 +170,8 @@ def _magnitude(image: Tensor) -> Tensor:
     around = F.unfold(grey, 3).median(dim=1, keepdim=True).values.unflatten(2, image.shape[2:])
     slope = torch.tensor([1.0, 0.0, -1.0], device=image.device).expand(3, 3) / 3
     kernel = torch.stack([slope, slope.T]).unsqueeze(1)
-    across = F.conv2d(F.pad(around, (1, 1, 1, 1), mode="replicate"), kernel)
+    with torch.autocast(image.device.type, enabled=False):
+        across = F.conv2d(F.pad(around, (1, 1, 1, 1), mode="replicate"), kernel)
     return (across.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
 
 
