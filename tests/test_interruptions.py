@@ -74,6 +74,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 def test_a_final_test_that_was_stopped_is_done_again(fit):
     """Killed at every place where an output is still to come, one after another."""
     command = [*fit, "--trainer.max_steps", "3", "--test_after_fit", "true"]
