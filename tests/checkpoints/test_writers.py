@@ -158,6 +158,19 @@ def test_the_hub_in_every_command(place, server, cache, tmp_path, monkeypatch, c
     assert " 0 new, 0 ignored" in capsys.readouterr().out
     assert main(["fit", *data, "--trainer.max_steps", "3", "--ckpt_path", source]) == 2
     assert "--init_from hf://me/model starts a new fit" in capsys.readouterr().err
+    monkeypatch.setenv("HF_ENDPOINT", server.address)  # a benchmark's cells are processes of their own
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    own = {"class_path": "autoencoder", "init_args": {"hidden_dims": [4, 8], "latent_dim": 4}, "init_from": source}
+    root = arguments[arguments.index("--data.root") + 1]
+    suite = {
+        "models": {"own": own},
+        "data": {"own": {"class_path": "Folder", "init_args": {"root": root, "image_size": 32}}},
+        "budget": "equal_steps",
+        "trainer": {"max_steps": 1, "accelerator": "cpu"},
+    }
+    Path("suite.yaml").write_text(json.dumps(suite))
+    assert main(["benchmark", "suite.yaml", "--out", "bench"]) == 0
+    assert Path("bench/cells/own--own--0/metrics.json").exists()
 
 
 CRASHES = """
