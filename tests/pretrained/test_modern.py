@@ -7,6 +7,8 @@ from torch import nn
 
 import zoo
 from datamodules import Folder
+from zoo.checkpoints.initialising import initialise
+from zoo.checkpoints.saving import save_checkpoint
 from zoo.errors import UserError
 from zoo.nn.attention import GridPositions, neighbourhood
 from zoo.nn.features import FeatureExtractor
@@ -291,3 +293,12 @@ def test_groups_of_utrad_and_their_inverse_give_the_grid_back():
 def test_utrad_names_the_sizes_that_its_groups_fit():
     with pytest.raises(UserError, match="has 8 x 8 places; UTRAD needs 4, 16 or 64 a side, for example image_size 64"):
         built("utrad", 32)
+
+
+def test_positions_of_utrad_go_with_the_weights(tmp_path):
+    torch.manual_seed(0)
+    first, second = (zoo.create_model("utrad", **methods()["utrad"].tiny) for _ in range(2))
+    assert not torch.equal(first.positions, second.positions)
+    save_checkpoint(first, tmp_path / "first.ckpt")
+    initialise(second, tmp_path / "first.ckpt")
+    assert torch.equal(first.positions, second.positions)

@@ -119,7 +119,7 @@ def _limits(model: "AnomalyModule", phantom: bool) -> Iterator[str]:
         yield "p-values hold for healthy cases of the same population and scanner as the calibration's, on average."
     else:
         yield "Without a calibration nothing tells how many healthy cases a threshold flags."
-    if not any(not one.get("phantom") for one in model.marks.results):
+    if all(one.get("phantom") for one in model.marks.results):
         yield "Not tested on real images."
     yield "Images of another modality, scanner, size or preprocessing were not tried unless a result above says so."
 

@@ -218,7 +218,7 @@ def result_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _intervals(folder: Path) -> dict[str, tuple[float, float]]:
-    """Stratified bootstrap of the metrics that follow from the scores of the images alone, over patients if known."""
+    """Stratified bootstrap of the metrics that follow from the scores of the images alone, over cases."""
     path = folder / "scores.csv"
     if not path.is_file():
         return {}
@@ -226,8 +226,6 @@ def _intervals(folder: Path) -> dict[str, tuple[float, float]]:
         rows = list(csv.DictReader(file))
     scores = np.array([float(row["score"]) for row in rows])
     labels = np.array([int(float(row["label"])) for row in rows])
-    subjects = [row.get("subject") or row["id"] for row in rows]
-    found = {
-        name: bootstrap_interval(scores, labels, metric, groups=subjects) for name, metric in _BOOTSTRAPPED.items()
-    }
+    cases = [row.get("case") or row.get("subject") or row["id"] for row in rows]  # older files have no cases
+    found = {name: bootstrap_interval(scores, labels, metric, groups=cases) for name, metric in _BOOTSTRAPPED.items()}
     return {name: (one.low, one.high) for name, one in found.items() if not np.isnan(one.low)}

@@ -46,7 +46,7 @@ def attach_calibration(path: Path, calibration: Mapping[str, Any]) -> None:
         path: ``.ckpt``, read without running anything and written anew.
         calibration: :meth:`zoo.decision.calibration.Calibration.plain`.
     """
-    _attach(path, {"calibration": dict(calibration)})
+    _attach(path, read_checkpoint(path), {"calibration": dict(calibration)})
 
 
 def attach_result(path: Path, result: Mapping[str, Any]) -> None:
@@ -56,12 +56,12 @@ def attach_result(path: Path, result: Mapping[str, Any]) -> None:
         path: ``.ckpt``, read without running anything and written anew.
         result: :func:`zoo.checkpoints.marks.result_of`.
     """
-    marks = read_marks(read_checkpoint(path)["uad_zoo"], str(path))
-    _attach(path, {"marks": marks.tested(result).plain()})
-
-
-def _attach(path: Path, entries: Mapping[str, Any]) -> None:
     content = read_checkpoint(path)
+    marks = read_marks(content["uad_zoo"], str(path))
+    _attach(path, content, {"marks": marks.tested(result).plain()})
+
+
+def _attach(path: Path, content: dict[str, Any], entries: Mapping[str, Any]) -> None:
     content["uad_zoo"] |= entries
     with whole(path) as partial, partial.open("wb") as stream:
         torch.save(content, stream)

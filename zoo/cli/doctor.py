@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,8 +80,7 @@ def findings() -> Iterator[Finding]:
 
 def _program() -> Finding:
     where = f"uad-zoo {zoo.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    old = sys.version_info < (3, 11)
-    return Finding("program", where, "Python 3.11 or later is needed" if old else "", old)
+    return Finding("program", where)
 
 
 def _packages() -> Finding:

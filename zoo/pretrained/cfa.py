@@ -31,7 +31,7 @@ class CFA(FrozenFeatures):
     1 or 3 channels; anatomy should lie at the same place in all images, for a centre is the mean at its place.
 
     Args:
-        layers: its layers, the finest first; the others are resized to the first one's grid.
+        layers: layers of the backbone, the finest first; the others are resized to the first one's grid.
         reduction: channels of the features over those of the descriptor (gamma_d).
         attracted: nearest centres that attract a patch; of as many further ones it is repelled.
         smoothing: standard deviation in pixels of the Gaussian filter on the map.
@@ -111,7 +111,7 @@ class CFA(FrozenFeatures):
         memory.centres = (memory.total / memory.count).float()
 
     def _adapt(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Attract patches into the spheres of the nearest centres, repel them from those of the next (eq. 1, 2)."""
+        """Attract patches into the spheres of the nearest centres, repel them from those of the next."""
         patches = self.describe(batch["image"])[0].flatten(0, 1)
         centres, near = self.memory.centres, self.hparams["attracted"]
         with torch.autocast(patches.device.type, enabled=False):

@@ -33,7 +33,7 @@ class CFLOW(FrozenFeatures):
     set; here each layer's maximum over the training images is collected after the training.
 
     Args:
-        layers: its layers, each with a flow of its own.
+        layers: layers of the backbone, each with a flow of its own.
         steps: couplings of each flow.
         condition_channels: sine-cosine code of the place, divisible by 4.
         clamp: bound of the logarithm of a scale.

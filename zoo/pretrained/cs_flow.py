@@ -25,7 +25,7 @@ class CSFlow(FrozenFeatures):
     hidden maps between the scales. Memory: 275 M parameters with the defaults; ``hidden`` bounds it.
 
     Args:
-        layer: its layer; features are taken as they are.
+        layer: layer of the backbone; features are taken as they are.
         hidden: channels inside the subnets.
         kernels: side of the subnets' convolutions, one a coupling.
         clamp: bound of the logarithm of a scale.
@@ -98,7 +98,7 @@ class CSFlow(FrozenFeatures):
         return maps, determinant
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Negative log likelihood without its constant, divided by the number of elements (eq. 6)."""
+        """Negative log likelihood without its constant, divided by the number of elements."""
         latents, determinant = self.latents(batch["image"])
         squares = torch.stack([z.square().sum(dim=(1, 2, 3)) for z in latents]).sum(dim=0)
         loss = (0.5 * squares - determinant).mean() / sum(z[0].numel() for z in latents)

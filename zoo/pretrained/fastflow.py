@@ -23,7 +23,7 @@ class FastFlow(FrozenFeatures):
     1 or 3 channels. The norms before the flows have a factor at every place: they tie a model to its image size.
 
     Args:
-        layers: its layers, each with a flow of its own.
+        layers: layers of the backbone, each with a flow of its own.
         steps: couplings of each flow.
         kernels: sides of the subnets' convolutions, taken in turn: (3,) for ResNet-18, (3, 1) for wide ResNets.
         hidden_ratio: width of the subnets over their input's.

@@ -1,7 +1,7 @@
 """MKD: a narrow network learns to give a VGG's features at several depths; the gradient of the distance localises.
 
-Salehi et al. 2021, "Multiresolution knowledge distillation for anomaly detection" (arXiv 2011.11108). Written from the
-paper.
+Salehi et al. 2021, "Multiresolution knowledge distillation for anomaly detection" (arXiv 2011.11108). Written from a
+description, not from the authors' code.
 """
 
 import itertools

@@ -1,6 +1,7 @@
 """MSC: a backbone adapted by contrasting views around the healthy centre; nearest healthy features give the score.
 
-Reiss & Hoshen 2023, "Mean-shifted contrastive loss for anomaly detection" (arXiv 2106.03844). Written from the paper.
+Reiss & Hoshen 2023, "Mean-shifted contrastive loss for anomaly detection" (arXiv 2106.03844). Written from a
+description, not from the authors' code.
 """
 
 from typing import Any
@@ -57,7 +58,7 @@ class MSC(PANDA):
         return F.normalize(super().embed(image), dim=1)
 
     def adapt(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Contrast two views of each image around the centre (eq. 4), and pull them to it if ``angular`` (eq. 5)."""
+        """Contrast two views of each image around the centre, and pull them to it if ``angular``."""
         centre, views = F.normalize(self.memory.centre, dim=0), [_view(batch["image"]) for _ in range(2)]
         first, second = (self.embed(view) for view in views)
         loss = nt_xent(first - centre, second - centre, self.hparams["temperature"])

@@ -142,7 +142,7 @@ class PANDA(FrozenFeatures):
             UserError: the bank was not fitted.
         """
         if not self.memory.bank.numel():
-            raise UserError("PANDA has no bank yet: run fit, or load a checkpoint of a finished fit")
+            raise UserError(f"{type(self).__name__} has no bank yet: run fit, or load a checkpoint of a finished fit")
         distances, _ = nearest_neighbours(self.embed(image), self.memory.bank, self.hparams["neighbours"])
         squared = self.hparams["distance"] == "squared"
         return Prediction(distances.square().sum(dim=1) if squared else distances.mean(dim=1))

@@ -25,7 +25,7 @@ class SimpleNet(FrozenFeatures):
     range; here the last weights are used, and raw values. Results vary with the seed: report several.
 
     Args:
-        layers: its layers, the finest first.
+        layers: layers of the backbone, the finest first.
         feature_dim: length of the features.
         hidden: width of the critic's hidden layer.
         noise: standard deviation of the noise on adapted features.
@@ -97,7 +97,7 @@ class SimpleNet(FrozenFeatures):
         return (Stage("optimise", self._train),)
 
     def _train(self, batch: Batch, batch_idx: int) -> None:
-        """Hinge loss of both kinds in one batch, whose statistics the critic's norm uses (section 3.4)."""
+        """Hinge loss of both kinds in one batch, whose statistics the critic's norm uses."""
         true, _ = self.features(batch["image"])
         fake = true + self.hparams["noise"] * torch.randn_like(true)
         of_true, of_fake = self.critic(torch.cat([true, fake])).float().chunk(2)

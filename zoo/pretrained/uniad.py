@@ -24,7 +24,7 @@ class UniAD(FrozenFeatures):
     1 or 3 channels. The learned queries and positions tie a model to its image size.
 
     Args:
-        layers: its layers; all are resized to the grid of the last one.
+        layers: layers of the backbone; all are resized to the grid of the last one.
         width: channels of the transformer.
         depth: layers of its encoder, and as many of its decoder.
         heads: attention heads.
@@ -132,7 +132,7 @@ class UniAD(FrozenFeatures):
         return rebuilt
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean squared error of the features rebuilt from jittered ones (section 3.4)."""
+        """Mean squared error of the features rebuilt from jittered ones."""
         tokens = self.features(batch["image"])
         scale = self.hparams["jitter"] * tokens.norm(dim=2, keepdim=True) / tokens.shape[2]
         loss = F.mse_loss(self.rebuild(tokens + torch.randn_like(tokens) * scale).float(), tokens)

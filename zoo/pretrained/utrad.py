@@ -1,6 +1,7 @@
 """UTRAD: a U-shaped transformer rebuilds a frozen backbone's features, with narrow short cuts at each level.
 
-Chen et al. 2022, "UTRAD: anomaly detection and localization with U-transformer". Written from its description.
+Chen et al. 2022, "UTRAD: anomaly detection and localization with U-transformer". Written from a description, not
+from the authors' code.
 """
 
 import itertools
@@ -70,7 +71,7 @@ class UTRAD(FrozenFeatures):
     }
 
     extractor: FeatureExtractor
-    positions: Tensor
+    positions: nn.Parameter
 
     def __init__(
         self,
@@ -106,7 +107,8 @@ class UTRAD(FrozenFeatures):
         channels, width = sum(self.extractor.channels), hp["width"]
         shape = (width, hp["heads"], hp["hidden"], hp["dropout"])
         self.grid = grid[0]
-        self.register_buffer("positions", torch.randn(grid[0] ** 2, width))
+        # a weight that is not trained, no statistic: a fit that starts from others' weights takes it over
+        self.positions = nn.Parameter(torch.randn(grid[0] ** 2, width), requires_grad=False)
         self.project_in, self.project_out = nn.Linear(channels, width), nn.Linear(width, channels)
         self.levels = nn.ModuleList(_Level(*shape, hp["depth"]) for _ in range(levels))
         parts: list[nn.Module] = []
@@ -173,7 +175,6 @@ class _Level(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float, depth: int) -> None:
         super().__init__()
-
         self.encoder = nn.ModuleList(_Layer(width, heads, hidden, dropout, asks=False) for _ in range(depth))
         self.decoder = nn.ModuleList(_Layer(width, heads, hidden, dropout, asks=True) for _ in range(depth))
         self.shortcut = nn.Sequential(

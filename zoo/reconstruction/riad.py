@@ -1,6 +1,7 @@
 """RIAD: parts of the image are removed and painted in again from what is left; what cannot be guessed is anomalous.
 
-Zavrtanik et al. 2021, "Reconstruction by inpainting for visual anomaly detection". Written from the paper.
+Zavrtanik et al. 2021, "Reconstruction by inpainting for visual anomaly detection". The authors' code is not public;
+written from a description, the network with the layers of a public port.
 """
 
 import itertools

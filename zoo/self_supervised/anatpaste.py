@@ -19,7 +19,8 @@ class AnatPaste(CutPaste):
     """Anatomy-aware pasting (AnatPaste): clean images against such with a soft patch in the lungs.
 
     The original's score is a kernel density; here it is CutPaste's Gaussian, as in MedIAnomaly's two-stage protocol, or
-    the classifier's opinion, its one-stage protocol.
+    the classifier's opinion, its one-stage protocol. The order of the steps that find lungs is ours where the
+    description leaves it open.
 
     Args:
         region: where patches are pasted: ``lungs``, dark parts of a chest film that do not touch its border, or the
