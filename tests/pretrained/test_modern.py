@@ -137,7 +137,7 @@ def test_centres_of_cfa_are_the_mean_of_the_untrained_descriptors(image_folder, 
     quiet_trainer(max_steps=3).fit(model, data)
     model.eval()
     described = [model.describe(batch["image"])[0].detach().double().numpy() for batch in data.train_dataloader()]
-    assert np.allclose(model.memory.centres, np.concatenate(described).mean(axis=0), atol=1e-5)
+    assert np.allclose(model.memory.centre, np.concatenate(described).mean(axis=0), atol=1e-5)
 
 
 def test_likelihoods_of_cflow_are_relative_to_the_training_images(image_folder, quiet_trainer):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.nn.crops import box_masks
 from zoo.scoring.smoothing import gaussian_blur
 
 _GREY = (0.299, 0.587, 0.114)
@@ -118,14 +119,7 @@ def cut_out(image: Tensor, largest: float) -> Tensor:
     """
     sides, starts = torch.rand(2, len(image), 2).to(image.device)
     sides = largest * sides
-    starts = starts * (1 - sides)
-    inside = torch.ones(len(image), 1, 1, 1, dtype=torch.bool, device=image.device)
-    for axis, length in enumerate(image.shape[2:]):
-        place = (torch.arange(length, device=image.device) + 0.5) / length
-        shape = (-1, 1, length, 1) if axis == 0 else (-1, 1, 1, length)
-        within = (place >= starts[:, axis, None]) & (place < (starts + sides)[:, axis, None])
-        inside = inside & within.view(shape)
-    return image.masked_fill(inside, 0.0)
+    return image.masked_fill(box_masks(starts * (1 - sides), sides, image.shape[2:]), 0.0)
 
 
 def random_blur(image: Tensor, sigma: tuple[float, float], share: float) -> Tensor:

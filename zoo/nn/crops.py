@@ -1,6 +1,7 @@
-"""Random resized crops of a batch, drawn as torchvision's RandomResizedCrop draws them."""
+"""Boxes in a batch: random resized crops as torchvision's RandomResizedCrop draws them, and masks."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,3 +52,22 @@ def crop_transform(boxes: Tensor) -> Tensor:
     theta[:, 0, 0], theta[:, 0, 2] = width, 2 * left + width - 1
     theta[:, 1, 1], theta[:, 1, 2] = height, 2 * top + height - 1
     return theta
+
+
+def box_masks(starts: Tensor, sides: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks of one box in each image.
+
+    Args:
+        starts: ``(B, 2)`` low ends along rows and columns, as shares of the image's sides.
+        sides: ``(B, 2)`` lengths, likewise.
+        size: ``(H, W)``.
+
+    Returns:
+        bool ``(B, 1, H, W)``, True where a pixel's middle lies inside.
+    """
+    inside = torch.ones(len(starts), 1, 1, 1, dtype=torch.bool, device=starts.device)
+    for axis, length in enumerate(size):
+        place = (torch.arange(length, device=starts.device) + 0.5) / length
+        within = (place >= starts[:, axis, None]) & (place < (starts + sides)[:, axis, None])
+        inside = inside & within.view((-1, 1, length, 1) if axis == 0 else (-1, 1, 1, length))
+    return inside

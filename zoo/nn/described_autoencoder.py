@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.nn.convolutional import check_divisible
 from zoo.nn.features import FeatureExtractor
-from zoo.nn.fitted import FittedStatistics
+from zoo.nn.fitted import FittedStatistics, away_from_zero
 from zoo.nn.processes import total
 from zoo.nn.resampling import ResampleBlock
 from zoo.scoring.ms_ssim import WEIGHTS, ms_ssim, ms_ssim_error_map
@@ -111,8 +111,7 @@ class DescribedAutoencoder(nn.Module):
         """Centre and width from the sums, which start anew."""
         count, summed, squares = total(self.count), total(self.total), total(self.squares)
         mean = summed / count
-        away = torch.where(mean < 0, -_MIN_CENTRE, _MIN_CENTRE)
-        centre = torch.where(mean.abs() < _MIN_CENTRE, away, mean)
+        centre = away_from_zero(mean, _MIN_CENTRE)
         spread = squares / count - 2 * centre @ mean + centre @ centre
         self.descriptor.centre, self.descriptor.spread = centre.float(), spread.clamp(min=1.0).float()
         for sums in (self.count, self.total, self.squares):

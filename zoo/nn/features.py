@@ -156,8 +156,7 @@ class FeatureExtractor(nn.Module):
             self._pass(image)
         found = [self._found[path] for path in self.layers]
         self._found.clear()
-        rows, columns = (side // patch for side, patch in zip(image.shape[2:], self.patch, strict=True))
-        return found, (rows, columns)
+        return found, self._grid(image)
 
     def _prepared(self, image: Tensor) -> Tensor:
         """Three channels, normalised, sides in multiples of the patch."""
@@ -174,10 +173,13 @@ class FeatureExtractor(nn.Module):
             image = F.interpolate(image, size=sides, mode="bilinear", antialias=True)
         return image
 
+    def _grid(self, image: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return image.shape[2] // self.patch[0], image.shape[3] // self.patch[1]
+
     def _run(self, image: Tensor) -> list[Tensor]:
         self._pass(image)
-        rows, columns = (side // patch for side, patch in zip(image.shape[2:], self.patch, strict=True))
-        maps = [self._as_map(self._found[path], rows, columns) for path in self.layers]
+        maps = [self._as_map(self._found[path], *self._grid(image)) for path in self.layers]
         self._found.clear()
         return maps
 

@@ -16,7 +16,7 @@ from zoo.nn.schedules import each_step, trained
 from zoo.nn.stable_adamw import StableAdamW
 from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import pool_map
-from zoo.scoring.residual import cosine_map
+from zoo.scoring.residual import cosine_error
 
 _BLOCKS = tuple(f"blocks.{number}" for number in range(2, 10))
 _WARM_UP = 100  # steps
@@ -132,16 +132,10 @@ class TokenReconstruction(FrozenFeatures):
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
         """Mean over the groups of 1 - cosine, smoothed at 256 pixels; the score is the highest hundredth's mean."""
-        size = image.shape[2:]
-        maps = [
-            F.interpolate(cosine_map(a, b), size=size, mode="bilinear", align_corners=True)
-            for a, b in self.pairs(image)
-        ]
-        at_score = F.interpolate(torch.stack(maps).mean(dim=0), size=(_MAP_SIDE, _MAP_SIDE), mode="bilinear")
-        smooth = _blurred(at_score)
-        return Prediction(
-            pool_map(smooth, "top_q", _HIGHEST), F.interpolate(smooth, size=size, mode="bilinear", antialias=False)
-        )
+        pairs, size = self.pairs(image), image.shape[2:]
+        error = cosine_error(pairs, size) / len(pairs)
+        smooth = _blurred(F.interpolate(error, size=(_MAP_SIDE, _MAP_SIDE), mode="bilinear"))
+        return Prediction(pool_map(smooth, "top_q", _HIGHEST), F.interpolate(smooth, size=size, mode="bilinear"))
 
 
 def _blurred(maps: Tensor) -> Tensor:

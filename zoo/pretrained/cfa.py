@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
-from zoo.nn.fitted import FittedStatistics
+from zoo.nn.fitted import Centre
 from zoo.nn.neighbours import nearest_neighbours
-from zoo.nn.processes import total
 from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
 from zoo.scoring.smoothing import gaussian_blur
@@ -58,7 +57,7 @@ class CFA(FrozenFeatures):
     small = {"backbone": "tf_efficientnet_lite0", "layers": ("blocks.1", "blocks.2", "blocks.4")}
 
     extractor: FeatureExtractor
-    memory: FittedStatistics
+    memory: Centre
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class CFA(FrozenFeatures):
         channels = sum(self.extractor.channels)
         self.descriptor = nn.Conv2d(channels + 2, max(1, channels // hp["reduction"]), 1)  # and two coordinates
         self.radius = nn.Parameter(torch.tensor(_FIRST_RADIUS))
-        self.memory = FittedStatistics("total", "count", "centres")
+        self.memory = Centre()
 
     def describe(self, image: Tensor) -> tuple[Tensor, torch.Size]:
         """Descriptors of all places ``(B, h * w, K)``, float32, and the grid."""
@@ -96,24 +95,15 @@ class CFA(FrozenFeatures):
 
     def stages(self) -> tuple[Stage, ...]:
         """The centres, from the untrained descriptor, then the training."""
-        return Stage("collect", self._collect, self._finish), Stage("optimise", self._adapt)
+        return Stage("collect", self._collect, self.memory.finish), Stage("optimise", self._adapt)
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
-        found, memory = self.describe(batch["image"])[0].double(), self.memory
-        if not memory.total.numel():
-            memory.total, memory.count = found.new_zeros(found.shape[1:]), found.new_zeros(())
-        memory.total += found.sum(dim=0)
-        memory.count += len(found)
-
-    def _finish(self) -> None:
-        memory = self.memory
-        memory.total, memory.count = total(memory.total), total(memory.count)
-        memory.centres = (memory.total / memory.count).float()
+        self.memory.add(self.describe(batch["image"])[0])
 
     def _adapt(self, batch: Batch, batch_idx: int) -> Tensor:
         """Attract patches into the spheres of the nearest centres, repel them from those of the next."""
         patches = self.describe(batch["image"])[0].flatten(0, 1)
-        centres, near = self.memory.centres, self.hparams["attracted"]
+        centres, near = self.memory.centre, self.hparams["attracted"]
         with torch.autocast(patches.device.type, enabled=False):
             apart = torch.addmm(centres.square().sum(dim=1), patches, centres.T, alpha=-2)
             squared = apart + patches.square().sum(dim=1, keepdim=True)
@@ -137,10 +127,10 @@ class CFA(FrozenFeatures):
         Raises:
             UserError: the centres were not collected.
         """
-        if not self.memory.centres.numel():
+        if not self.memory.centre.numel():
             raise UserError("CFA has no centres yet: run fit, or load a checkpoint of a finished fit")
         patches, grid = self.describe(image)
-        distances, _ = nearest_neighbours(patches.flatten(0, 1), self.memory.centres, self.hparams["attracted"])
+        distances, _ = nearest_neighbours(patches.flatten(0, 1), self.memory.centre, self.hparams["attracted"])
         small_map = distances[:, 0] * torch.softmax(-distances, dim=1)[:, 0]
         resized = F.interpolate(small_map.view(image.shape[0], 1, *grid), size=image.shape[2:], mode="bilinear")
         return Prediction(None, gaussian_blur(resized, self.hparams["smoothing"]))

@@ -70,9 +70,9 @@ class FastFlow(FrozenFeatures):
         self.extractor = self.frozen(*hp["layers"])
         kernels = [hp["kernels"][number % len(hp["kernels"])] for number in range(hp["steps"])]
 
-        def subnet(kernel: int, ratio: float = hp["hidden_ratio"]) -> Subnet:
+        def subnet(kernel: int) -> Subnet:
             def make(source: int, target: int) -> nn.Module:
-                hidden = max(1, int(source * ratio))
+                hidden = max(1, int(source * hp["hidden_ratio"]))
                 first, last = (nn.Conv2d(*io, kernel, padding="same") for io in ((source, hidden), (hidden, target)))
                 return nn.Sequential(first, nn.ReLU(), last)
 

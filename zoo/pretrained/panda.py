@@ -12,9 +12,9 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.module import Batch, Prediction, Stage
 from zoo.nn.features import FeatureExtractor
-from zoo.nn.fitted import FittedStatistics
+from zoo.nn.fitted import Centre
 from zoo.nn.neighbours import nearest_neighbours
-from zoo.nn.processes import gathered, total
+from zoo.nn.processes import gathered
 from zoo.pretrained._frozen import FrozenFeatures
 
 
@@ -50,7 +50,7 @@ class PANDA(FrozenFeatures):
     small = {"backbone": "tf_efficientnet_lite0", "layer": "blocks.4", "trained": ("blocks.3", "blocks.4")}
 
     extractor: FeatureExtractor
-    memory: FittedStatistics
+    memory: Centre
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class PANDA(FrozenFeatures):
             raise UserError(f"trained is {hp['trained']}: no such part of {hp['backbone']} up to its {hp['layer']}")
         for parameter in released:
             parameter.requires_grad_(hp["adapt"])
-        self.memory = FittedStatistics("total", "count", "centre", "bank")
+        self.memory = Centre("bank")
 
     def stages(self) -> tuple[Stage, ...]:
         """Centre, adaptation, bank; without the adaptation the bank alone."""
         bank = Stage("collect", self.collect_bank, self.finish_bank)
         if not self.hparams["adapt"]:
             return (bank,)
-        return Stage("collect", self.collect_centre, self.finish_centre), Stage("optimise", self.adapt), bank
+        return Stage("collect", self.collect_centre, self.memory.finish), Stage("optimise", self.adapt), bank
 
     def embed(self, image: Tensor) -> Tensor:
         """Features averaged over all places: float32 ``(B, K)``."""
@@ -100,17 +100,7 @@ class PANDA(FrozenFeatures):
 
     def collect_centre(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the sum of the untrained features."""
-        embedded, memory = self.embed(batch["image"]).double(), self.memory
-        if not memory.total.numel():
-            memory.total, memory.count = embedded.new_zeros(embedded.shape[1]), embedded.new_zeros(())
-        memory.total += embedded.sum(dim=0)
-        memory.count += len(embedded)
-
-    def finish_centre(self) -> None:
-        """Turn the sum into the centre."""
-        memory = self.memory
-        memory.total, memory.count = total(memory.total), total(memory.count)
-        memory.centre = (memory.total / memory.count).float()
+        self.memory.add(self.embed(batch["image"]))
 
     def adapt(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared distance to the centre, averaged over the features' dimensions."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.module import Batch
+from zoo.nn.crops import box_masks
 from zoo.nn.losses import global_cosine
 from zoo.pretrained.reverse_distillation import ReverseDistillation
 from zoo.scoring.residual import cosine_map
@@ -102,12 +103,7 @@ def add_noise(image: Tensor, height: float) -> Tensor:
     noise = height * fractal_noise(count, (size[0], size[1]), _PERIOD, _OCTAVES, _PERSISTENCE)
     sides, starts = torch.rand(2, count, 2)
     sides = _SHORTEST + (_LONGEST - _SHORTEST) * sides
-    starts = starts * (1 - sides)
-    for axis, length in enumerate(size):
-        place = (torch.arange(length) + 0.5) / length
-        within = (place >= starts[:, axis, None]) & (place < (starts + sides)[:, axis, None])
-        noise = noise * within.view(-1, 1, *((length, 1) if axis == 0 else (1, length)))
-    return image + noise.to(image.device)
+    return image + (noise * box_masks(starts * (1 - sides), sides, size)).to(image.device)
 
 
 def _projector(channels: int) -> nn.Sequential:

@@ -6,20 +6,16 @@ Guo et al. 2023, "ReContrast: domain-specific anomaly detection via contrastive 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.module import Batch, Prediction
+from zoo.module import Batch
 from zoo.nn.features import FeatureExtractor, Statistics
 from zoo.nn.losses import gate_gradient, global_cosine
-from zoo.pretrained.reverse_distillation import ReverseDistillation
+from zoo.pretrained.reverse_distillation import Pairs, ReverseDistillation
 from zoo.scoring.residual import cosine_map
-from zoo.scoring.smoothing import gaussian_blur
 
 _EASY, _HARD = -3.0, 1.0  # deviations from the mean distance below which places are easy: from the start to the end of
 _RAMP = 0.1  # this share of the training
-
-Pairs = list[tuple[Tensor, Tensor]]
 
 
 class ReContrast(ReverseDistillation):
@@ -105,12 +101,3 @@ class ReContrast(ReverseDistillation):
             {"params": self.encoder.parameters(), "lr": hp["encoder_lr"]},
         ]
         return torch.optim.AdamW(groups, lr=hp["lr"], betas=tuple(hp["betas"]), weight_decay=hp["weight_decay"])
-
-    def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
-        """Sum over layers and directions of 1 - cosine at every place, each resized to the image; smoothed."""
-        size = image.shape[2:]
-        maps = [
-            F.interpolate(cosine_map(a, b), size=size, mode="bilinear", align_corners=True)
-            for a, b in self.pairs(image)
-        ]
-        return Prediction(None, gaussian_blur(torch.stack(maps).sum(dim=0), self.hparams["smoothing"]))

@@ -6,7 +6,6 @@ Deng & Li 2022, "Anomaly detection via reverse distillation from one-class embed
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import UserError
@@ -16,8 +15,10 @@ from zoo.nn.losses import global_cosine
 from zoo.nn.mirrored_resnet import MirroredResNet
 from zoo.pretrained._frozen import FrozenFeatures
 from zoo.scoring.pooling import PoolingRule
-from zoo.scoring.residual import cosine_map
+from zoo.scoring.residual import cosine_error
 from zoo.scoring.smoothing import gaussian_blur
+
+Pairs = list[tuple[Tensor, Tensor]]
 
 _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -109,11 +110,14 @@ class ReverseDistillation(FrozenFeatures):
         rebuilt: list[Tensor] = self.student(taught)
         return rebuilt
 
+    def pairs(self, image: Tensor) -> Pairs:
+        """Of each layer the teacher's map and what the student makes of it."""
+        taught = self.teacher(image)
+        return list(zip(taught, self.rebuild(taught), strict=True))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum over the layers of 1 - cosine of the whole maps, each flattened to one vector an image."""
-        taught = self.teacher(batch["image"])
-        pairs = zip(taught, self.rebuild(taught), strict=True)
-        loss = torch.stack([global_cosine(a, b) for a, b in pairs]).sum()
+        loss = torch.stack([global_cosine(a, b) for a, b in self.pairs(batch["image"])]).sum()
         self.log("train/loss", loss)
         return loss
 
@@ -122,12 +126,6 @@ class ReverseDistillation(FrozenFeatures):
         return torch.optim.Adam(self.student.parameters(), lr=self.hparams["lr"], betas=tuple(self.hparams["betas"]))
 
     def detect(self, image: Tensor, foreground: Tensor) -> Prediction:
-        """Sum over the layers of 1 - cosine at every place, each resized to the image; smoothed."""
-        taught = self.teacher(image)
-        size = image.shape[2:]
-        maps = [
-            F.interpolate(cosine_map(a, b), size=size, mode="bilinear", align_corners=True)
-            for a, b in zip(taught, self.rebuild(taught), strict=True)
-        ]
-        anomaly_map = gaussian_blur(torch.stack(maps).sum(dim=0), self.hparams["smoothing"])
-        return Prediction(None, anomaly_map)
+        """Sum over the pairs of 1 - cosine at every place, each resized to the image; smoothed."""
+        error = cosine_error(self.pairs(image), image.shape[2:])
+        return Prediction(None, gaussian_blur(error, self.hparams["smoothing"]))

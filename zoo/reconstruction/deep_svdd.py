@@ -13,8 +13,8 @@ from zoo.errors import UserError
 from zoo.module import AnomalyModule, Batch, Prediction, Stage
 from zoo.nn.adversarial import player_step
 from zoo.nn.convolutional import check_divisible
-from zoo.nn.fitted import FittedStatistics
-from zoo.nn.processes import gathered, total
+from zoo.nn.fitted import Centre, away_from_zero
+from zoo.nn.processes import gathered
 
 _PRETRAINING, _TRAINING = 350, 150  # epochs
 _FALLS = (250 / 350, 50 / 150)  # where the rate falls to a tenth, as a share of each
@@ -50,7 +50,7 @@ class DeepSVDD(AnomalyModule):
 
     encoder: nn.Sequential
     decoder: nn.Sequential
-    sphere: FittedStatistics
+    sphere: Centre
     squared_radius: Tensor
 
     def __init__(
@@ -98,7 +98,7 @@ class DeepSVDD(AnomalyModule):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.xavier_uniform_(module.weight, nn.init.calculate_gain("leaky_relu"))
-        self.sphere = FittedStatistics("total", "count", "centre")
+        self.sphere = Centre()
         self.register_buffer("squared_radius", torch.zeros(()))
 
     def stages(self) -> tuple[Stage, ...]:
@@ -119,19 +119,12 @@ class DeepSVDD(AnomalyModule):
         self._follow(0)
 
     def _collect(self, batch: Batch, batch_idx: int) -> None:
-        found, sphere = self.encoder(batch["image"]).double(), self.sphere
-        if not sphere.total.numel():
-            sphere.total, sphere.count = found.new_zeros(found.shape[1]), found.new_zeros(())
-        sphere.total += found.sum(dim=0)
-        sphere.count += len(found)
+        self.sphere.add(self.encoder(batch["image"]))
 
     def _finish(self) -> None:
         """The mean, its entries kept from 0: a zero could be reached by zero weights."""
-        sphere = self.sphere
-        sphere.total, sphere.count = total(sphere.total), total(sphere.count)
-        mean = (sphere.total / sphere.count).float()
-        pushed = torch.where(mean < 0, -_FROM_ZERO, _FROM_ZERO).to(mean)
-        sphere.centre = torch.where(mean.abs() < _FROM_ZERO, pushed, mean)
+        self.sphere.finish()
+        self.sphere.centre = away_from_zero(self.sphere.centre, _FROM_ZERO)
 
     def _train(self, batch: Batch, batch_idx: int) -> None:
         hp, soft = self.hparams, self.hparams["objective"] == "soft_boundary"

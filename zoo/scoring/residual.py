@@ -1,7 +1,9 @@
 """Residual maps: how far an image (or its features) lies from its reconstruction, pixel by pixel."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,6 +55,20 @@ def residual_loss(reconstruction: Tensor, target: Tensor, kind: ResidualKind = "
 def cosine_map(a: Tensor, b: Tensor) -> Tensor:
     """One minus the cosine of the channel vectors: ``(B, C, *S)`` twice -> float32 ``(B, 1, *S)`` in [0, 2]."""
     return 1.0 - F.cosine_similarity(a.float(), b.float(), dim=1, eps=1e-8).unsqueeze(1)
+
+
+def cosine_error(pairs: Sequence[tuple[Tensor, Tensor]], size: Sequence[int]) -> Tensor:
+    """Sum over pairs of maps of :func:`cosine_map`, each resized (bilinear, corners aligned).
+
+    Args:
+        pairs: ``(B, C_i, h_i, w_i)`` twice each.
+        size: ``(H, W)`` of the result.
+
+    Returns:
+        float32 ``(B, 1, H, W)``.
+    """
+    maps = [F.interpolate(cosine_map(a, b), size=tuple(size), mode="bilinear", align_corners=True) for a, b in pairs]
+    return torch.stack(maps).sum(dim=0)
 
 
 def _check_kind(kind: str) -> None:
